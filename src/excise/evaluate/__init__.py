@@ -1,0 +1,1 @@
+"""Judging answers and counting them: judges, rates with intervals, drift."""

@@ -1,0 +1,99 @@
+"""KL(base ‖ edited) per token over the base's own answers, full vocabulary (method.md §5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median, quantiles
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from excise.executor import Batch, Resident
+from excise.intervene import Substitution
+from excise.results import Answer, Drift
+
+WAVE_BYTES = 256 * 2**20
+"""Base log-probabilities kept at once; more rows than that go in waves."""
+WORST = 10
+
+
+def drift(executor: Resident, answers: Sequence[Answer], edit: Substitution, *, tokens: int = 64) -> Drift:
+    """Drift over the first `tokens` answer tokens of every base answer, nats. Both models see the same tokens."""
+    per_answer = token_divergences(executor, answers, edit, tokens=tokens)
+    return summarize(per_answer, [answer.prompt.text for answer in answers])
+
+
+def summarize(per_answer: Sequence[Sequence[float]], prompts: Sequence[str]) -> Drift:
+    """Mean, median and 95th percentile over all tokens; mean over first tokens; the prompts with the largest mean."""
+    flat = sorted(value for values in per_answer for value in values)
+    if not flat:
+        return Drift(math.nan, math.nan, math.nan, 0, math.nan, ())
+    worst = sorted(
+        ((text, fmean(v)) for text, v in zip(prompts, per_answer, strict=True) if v), key=lambda row: -row[1]
+    )
+    p95 = quantiles(flat, n=20, method="inclusive")[-1] if len(flat) > 1 else flat[0]
+    first = fmean(values[0] for values in per_answer if values)
+    return Drift(fmean(flat), median(flat), p95, len(flat), first, tuple(worst[:WORST]))
+
+
+def token_divergences(
+    executor: Resident, answers: Sequence[Answer], edit: Substitution, *, tokens: int
+) -> list[list[float]]:
+    """KL at every answer position of every answer, in the order given."""
+    found: list[list[float]] = []
+    for wave in _waves(executor, answers, tokens):
+        base = answer_log_probs(executor, wave, tokens=tokens)
+        with edit.active():
+            edited = answer_log_probs(executor, wave, tokens=tokens)
+        found += [divergences(before, after) for before, after in zip(base, edited, strict=True)]
+    return found
+
+
+def divergences(base: Float[Tensor, "position vocab"], edited: Float[Tensor, "position vocab"]) -> list[float]:
+    """Σ p (log p − log q) at every position, from log-probabilities; rounding below zero counts as zero."""
+    values = (base.exp() * (base - edited)).nan_to_num(0.0).sum(-1)
+    return [max(0.0, value) for value in values.tolist()]
+
+
+def answer_log_probs(
+    executor: Resident, answers: Sequence[Answer], *, tokens: int
+) -> list[Float[Tensor, "position vocab"]]:
+    """log p of the whole vocabulary at the first `tokens` positions of each answer, on the CPU."""
+    prompts = executor.model.encode([answer.prompt for answer in answers])
+    kept = [answer.tokens[:tokens] for answer in answers]
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, kept, strict=True)]
+    return _log_probs(executor, rows, [len(answer) for answer in kept])
+
+
+def _waves(executor: Resident, answers: Sequence[Answer], tokens: int) -> list[list[Answer]]:
+    """Answers in order, as many together as WAVE_BYTES hold log-probabilities of."""
+    waves: list[list[Answer]] = [[]]
+    size = 0
+    for answer in answers:
+        cost = 8 * executor.model.embeddings.num_embeddings * len(answer.tokens[:tokens])
+        if waves[-1] and size + cost > WAVE_BYTES:
+            waves.append([])
+            size = 0
+        waves[-1].append(answer)
+        size += cost
+    return waves
+
+
+def _log_probs(executor: Resident, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[Tensor]:
+    """log p of every token of the vocabulary at the last `length` predicted positions of each row, on the CPU."""
+    found: dict[int, Tensor] = {}
+
+    def work(batch: Batch) -> dict[int, Tensor]:
+        keep = max(lengths[index] for index in batch.index) + 1
+        logp = torch.log_softmax(executor.forward(batch, keep=keep).float(), dim=-1)
+        return {
+            index: logp[row, -lengths[index] - 1 : -1].cpu() if lengths[index] else logp[row, :0].cpu()
+            for row, index in enumerate(batch.index)
+        }
+
+    with torch.no_grad():
+        for results in executor.map(rows, work):
+            found.update(results)
+    return [found[index] for index in range(len(rows))]

@@ -1,0 +1,45 @@
+"""The front: candidates of which none is better than another in both behaviour and damage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from excise.results import Candidate
+
+
+def rate(candidate: Candidate) -> float:
+    """Behaviour left: on the confirm split where it was measured, else on the select split; 1 where neither was."""
+    if candidate.confirmed is not None:
+        return candidate.confirmed.behaviour.value
+    return candidate.select.value if candidate.select is not None else 1.0
+
+
+def damage(candidate: Candidate) -> float:
+    """KL per token on neutral prompts: on the confirm split where it was measured, else the search's own term."""
+    return candidate.confirmed.drift if candidate.confirmed is not None else candidate.terms.neutral
+
+
+def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates that no other one beats in behaviour and damage, least damage first."""
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (damage(c), rate(c), c.index)):
+        if not kept or rate(candidate) < rate(kept[-1]):
+            kept.append(candidate)
+    return tuple(kept)
+
+
+def choose(candidates: Sequence[Candidate], *, max_rate: float, max_drift: float) -> Candidate:
+    """Least damage among those at the wanted rate; where none is, the least behaviour within the damage budget.
+
+    A candidate that breaks answers (empty or gibberish) counts them as behaviour.
+    """
+    affordable = [c for c in candidates if damage(c) <= max_drift] or [min(candidates, key=damage)]
+    good = [c for c in affordable if _spoilt(c) <= max_rate]
+    if good:
+        return min(good, key=lambda c: (damage(c), c.index))
+    return min(affordable, key=lambda c: (_spoilt(c), damage(c), c.index))
+
+
+def _spoilt(candidate: Candidate) -> float:
+    broken = candidate.confirmed.broken.value if candidate.confirmed is not None else 0.0
+    return rate(candidate) + broken

@@ -1,0 +1,273 @@
+"""What each stage of a run does, on the values of the stages before it. `run.py` tells in which order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from excise import architecture, behaviours, demo, prompts
+from excise.activations import measure, separation
+from excise.behaviours import Behaviour, Side
+from excise.checkpoint import open_index
+from excise.checkpoint.tensors import DTYPES
+from excise.directions import METHODS, NEEDS_COVARIANCE, starts
+from excise.edits import random_like, uniform_plan
+from excise.errors import BehaviourError, PromptError
+from excise.evaluate.behaviour import Judge, build_judge
+from excise.evaluate.drift import drift
+from excise.evaluate.score import score
+from excise.executor import Resident
+from excise.intervene import Substitution
+from excise.model import Model, load
+from excise.observer import Observer
+from excise.results import (
+    ActivationStats, BaseAnswers, Directions, EditPlan, Front, Judged, Prompt, PromptSet, Reference,
+    References, Score, Separation, Verdict, WriterMap,
+)  # fmt: skip
+from excise.search import targets
+from excise.search.confirm import confirm
+from excise.search.rounds import GradientSearch, Ground, Wanted
+from excise.search.sampler import SamplerSearch
+from excise.settings import RunSettings
+
+REFERENCES = 48
+"""Teacher-forced answers of each side that the search descends on."""
+SHOWN = 96
+"""Target prompts of the extract split that the base answers, to learn what the behaviour looks like in this model."""
+POSITIONS = 8
+"""At most so many of the last prompt positions are measured."""
+ENOUGH = 0.5
+"""Where fewer target prompts than this share give usable answers, targets come from a first coarse edit."""
+
+
+@dataclass
+class Bench:
+    """The loaded model with everything that runs on it."""
+
+    settings: RunSettings
+    behaviour: Behaviour
+    model: Model
+    writers: WriterMap
+    executor: Resident
+    observer: Observer
+    leak: float
+    """What the proof of the writers left along a removed direction."""
+
+    @cached_property
+    def stored_dtype(self) -> torch.dtype:
+        """Dtype of the edited tensors in the checkpoint: what measured edits are rounded to."""
+        index = open_index(self.model.path)
+        return DTYPES[index.find(self.writers.writers[0].tensors[0])[1].dtype]
+
+    @property
+    def wanted(self) -> Wanted:
+        """The search's goal, with its deadline counted from now."""
+        s = self.settings
+        deadline = None if s.time_limit is None else time.monotonic() + s.time_limit
+        return Wanted(s.max_rate, s.max_drift, s.rounds, s.max_tokens, deadline)
+
+    @property
+    def positions(self) -> int:
+        """How many of the last prompt positions are measured."""
+        return self.settings.positions or min(POSITIONS, self.model.suffix_length)
+
+
+def set_up(settings: RunSettings, behaviour: Behaviour, observer: Observer) -> Bench:
+    """Load the model, find its writers and prove that no other one is left."""
+    s = settings
+    model = load(
+        s.model or demo.path(), revision=s.revision, dtype=s.dtype, device=s.device,
+        trust_remote_code=s.trust_remote_code, thinking=s.thinking, system=s.system, micro_batch=s.micro_batch,
+    )  # fmt: skip
+    shapes = {entry.name: entry.shape for shard in open_index(model.path).shards for entry in shard.entries}
+    writers = architecture.find_writers(model.module, shapes)
+    leak = architecture.verify(model.module, writers, seed=s.seed)
+    executor = Resident(model, [model.module.get_submodule(path) for path in writers.blocks])
+    observer.note(
+        f"{model.facts.model_type}, {model.facts.parameters:,} parameters, {model.facts.dtype} on {model.facts.device}: "
+        f"{len(writers.writers)} writers in {writers.layers} layers, {leak:.1e} left along a removed direction"
+    )
+    return Bench(s, behaviour, model, writers, executor, observer, leak)
+
+
+def gather_prompts(settings: RunSettings, behaviour: Behaviour) -> PromptSet:
+    """Own prompts, the demo's, the field's, or the packaged ones, dealt into splits."""
+    own = {"target": settings.target, "neutral": settings.neutral}
+    if any(own.values()) and not all(own.values()):
+        raise PromptError("prompts: expected both --target and --neutral, found one. Give both sides.")
+    if settings.model in (None, str(demo.path())) and not any(own.values()):
+        target, neutral = demo.prompts(behaviour.name)
+        return prompts.split(target, neutral, seed=settings.seed, sizes=demo.sizes(behaviour.name))
+
+    def side(name: Side) -> list[Prompt]:
+        source = own[name]
+        sources = (source,) if source else behaviour.sources(name, field=settings.prompts == "field")
+        return [prompt for one in sources for prompt in prompts.read(one, column=settings.column)]
+
+    return prompts.split(side("target"), side("neutral"), seed=settings.seed)
+
+
+def measure_activations(bench: Bench, prompt_set: PromptSet) -> ActivationStats:
+    """Moments of both sides on the extract split."""
+    encode = bench.model.encode
+    return measure(
+        bench.executor,
+        encode(prompt_set.target["extract"]),
+        encode(prompt_set.neutral["extract"]),
+        bench.positions,
+        covariance=bench.settings.directions in NEEDS_COVARIANCE,
+        winsor=bench.settings.winsor,
+    )
+
+
+def measure_separation(bench: Bench, prompt_set: PromptSet, stats: ActivationStats) -> Separation:
+    """How well each place's direction separates the select split."""
+    vectors = METHODS[bench.settings.directions](stats, bench.settings.k)[:, :, 0]
+    encode = bench.model.encode
+    rows = encode(prompt_set.target["select"]), encode(prompt_set.neutral["select"])
+    return separation(bench.executor, *rows, vectors, stats)
+
+
+def choose_starts(bench: Bench, stats: ActivationStats, measured: Separation) -> tuple[Directions, ...]:
+    """Starting directions for the search."""
+    method = bench.settings.directions
+    return starts(METHODS[method](stats, bench.settings.k), measured, method)
+
+
+def ask_base(bench: Bench, prompt_set: PromptSet) -> BaseAnswers:
+    """What the unedited model says, freely and when made to open as on neutral prompts."""
+    executor, limit = bench.executor, bench.settings.max_tokens
+    asked = prompt_set.target["extract"][:SHOWN]
+    shown = executor.generate(asked, limit)
+    neutral = executor.generate(prompt_set.neutral["extract"][:SHOWN], limit)
+    select = executor.generate(prompt_set.target["select"], limit)
+    if bench.behaviour.targets == "plain":
+        return BaseAnswers(tuple(shown), tuple(neutral), tuple(select), (), ())
+    openers = bench.behaviour.openers or targets.usual_openers(neutral, executor)
+    forced = executor.generate(asked[:REFERENCES], limit, prefix=openers[0]) if openers else []
+    return BaseAnswers(tuple(shown), tuple(neutral), tuple(select), openers, tuple(forced))
+
+
+def make_judge(bench: Bench, base: BaseAnswers) -> Judge:
+    """The judge for this model, and the check that there is something to remove (BehaviourError)."""
+    judge = build_judge(bench.behaviour, base.target, base.neutral, base.forced)
+    judged = judge(base.select)
+    count = sum(row.label in ("shows", "partly") for row in judged)
+    if count <= bench.settings.max_rate * len(judged):
+        raise BehaviourError(
+            f"nothing to remove: {count} of {len(judged)} prompts show {bench.behaviour.name!r} in "
+            f"{bench.model.facts.source}. Give prompts that draw the behaviour with --target, or name another behaviour."
+        )
+    bench.observer.note(f"the base shows {bench.behaviour.name} on {count} of {len(judged)} select prompts")
+    return judge
+
+
+def make_references(
+    bench: Bench, prompt_set: PromptSet, base: BaseAnswers, judge: Judge, first: Directions
+) -> References:
+    """The answers that the search holds an edit against, made by the model itself."""
+    asked, limit = [answer.prompt for answer in base.target[:REFERENCES]], bench.settings.max_tokens
+    neutral = targets.from_answers([row.answer for row in judge(base.neutral) if row.label != "broken"][:REFERENCES])
+    if bench.behaviour.targets == "plain":
+        found, source = targets.from_plain(bench.executor, asked, limit), "plain"
+        if not found:
+            raise PromptError(f"target prompts: {bench.behaviour.name!r} needs a `plain` version of each, found none.")
+    else:
+        found = targets.from_openers(bench.executor, asked, base.openers, base.forced, judge, limit)
+        source = "openers"
+    if source == "openers" and len(found) < ENOUGH * len(asked):
+        found, source = _from_coarse_edit(bench, asked, judge, first, found), "coarse edit"
+    bench.observer.note(f"{len(found)} wanted answers to target prompts from {source}, {len(neutral)} to neutral ones")
+    return References(found, neutral, source)
+
+
+def _from_coarse_edit(
+    bench: Bench, asked: Sequence[Prompt], judge: Judge, first: Directions, found: tuple[Reference, ...]
+) -> tuple[Reference, ...]:
+    """What a plain ablation of the best direction answers; kept together with what openers gave."""
+    plan = uniform_plan(bench.writers.writers, first.vectors, 1.0)
+    with Substitution(bench.model.module, plan).active():
+        answers = bench.executor.generate(asked, bench.settings.max_tokens)
+    usable = targets.from_answers([row.answer for row in judge(answers) if row.label == "absent"])
+    have = {reference.prompt for reference in found}
+    both = (*found, *(reference for reference in usable if reference.prompt not in have))
+    if not both:
+        raise BehaviourError(
+            "search: expected answers without the behaviour to aim at, found none, neither by opening answers as on "
+            "neutral prompts nor by a first plain ablation. Give the behaviour openers of its own, or `plain` prompts."
+        )
+    return both
+
+
+def search(
+    bench: Bench, prompt_set: PromptSet, base: BaseAnswers, judge: Judge, references: References,
+    begin: Sequence[Directions],
+) -> Front:  # fmt: skip
+    """The front of candidates by the method that the settings name."""
+    ground = Ground(
+        references,
+        tuple(answer.prompt for answer in base.target),
+        tuple(answer.prompt for answer in base.neutral),
+        prompt_set.target["select"],
+        judge,
+    )
+    common = (bench.executor, bench.writers.writers, begin, ground, bench.wanted, bench.observer)
+    if bench.settings.search == "sampler":
+        s = bench.settings
+        return SamplerSearch(*common, norm=s.norm, trials=s.trials, seed=s.seed).run()
+    return GradientSearch(*common, norm=bench.settings.norm).run()
+
+
+def confirm_front(bench: Bench, prompt_set: PromptSet, front: Front, judge: Judge) -> Front:
+    """Finalists on the confirm split, once; the choice is made there."""
+    return confirm(
+        bench.executor, front, prompt_set.target["confirm"], prompt_set.neutral["confirm"], judge, bench.wanted,
+        bench.stored_dtype,
+    )  # fmt: skip
+
+
+def evaluate(bench: Bench, prompt_set: PromptSet, plan: EditPlan, judge: Judge) -> Verdict:
+    """Base, edited and control on the test split, which nothing before has seen."""
+    target, neutral = prompt_set.target["test"], prompt_set.neutral["test"]
+    limit = bench.settings.max_tokens
+    base_target, base_neutral = (bench.executor.generate(side, limit) for side in (target, neutral))
+    base = score("base", base_target, base_neutral, judge, base_neutral=None, drift=None)
+
+    def of(name: str, edit: EditPlan) -> Score:
+        change = Substitution(bench.model.module, edit, rounded_to=bench.stored_dtype)
+        with change.active():
+            said = bench.executor.generate(target, limit)
+            kept = bench.executor.generate(neutral, limit)
+        moved = drift(bench.executor, base_neutral, change)
+        return score(name, said, kept, judge, base_neutral=base_neutral, drift=moved)
+
+    control = of("random direction", random_like(plan, seed=bench.settings.seed))
+    return Verdict(base, of("edited", plan), (control,), notes=_notes(bench, base.target))
+
+
+def _notes(bench: Bench, target: Sequence[Judged]) -> tuple[str, ...]:
+    notes = [f"answers were judged up to {bench.settings.max_tokens} tokens, greedy, first turn only"]
+    if not any(row.answer.prompt.answer for row in target):
+        notes.append("whether answers are right was not measured: the prompts come without known answers")
+    if bench.settings.system is None:
+        notes.append("no system message was used; behaviour under other system messages was not measured")
+    return (*notes, *bench.executor.notes)
+
+
+def chosen_plan(front: Front, number: int | None = None) -> EditPlan:
+    """The chosen candidate's plan, or that of another one of the front (BehaviourError where it is not there)."""
+    wanted = front.chosen if number is None else number
+    for candidate in front.candidates:
+        if candidate.index == wanted:
+            return candidate.plan
+    known = ", ".join(str(candidate.index) for candidate in front.candidates)
+    raise BehaviourError(f"candidate {wanted}: expected one of the front ({known}).")
+
+
+def behaviour_of(settings: RunSettings) -> Behaviour:
+    """The behaviour that the settings name."""
+    return behaviours.load(settings.behaviour)
