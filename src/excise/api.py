@@ -24,7 +24,7 @@ from excise.store import RunDirectory
 
 
 def run(model: str | Path | None = None, *, out: str | Path, observer: Observer | None = None, **settings: Any) -> Run:
-    """Take a behaviour out of `model` (None: the packaged demo) and prove it; everything goes into the new folder `out`.
+    """Take a behaviour out of `model` (None: the packaged demo) and prove it, all in the new folder `out`.
 
     Further keywords are the fields of RunSettings. Raises ExciseError.
     """

@@ -1,14 +1,15 @@
 """An edit on the live model: hooks with per-row strengths and gradients, or whole parameters swapped and put back.
 
 Hooks change y = W x on its way out (method.md §1): y' = y − λ u(uᵀy) for plain ablation, which is the stored-tensor
-edit W − λ u(uᵀW) to rounding. Values live per thread, so that several micro-batches may run at once.
+edit W − λ u(uᵀW) to rounding. Values live in a context variable, so
+that several micro-batches may run at once, each with its own.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from excise.results import EditPlan, Norm, Writer
 
 @dataclass(frozen=True)
 class Setting:
-    """What the hooks apply now, in one thread. Leading axis: rows of the batch, or 1 for all alike."""
+    """What the hooks apply now. Leading axis: rows of the batch, or 1 for all alike."""
 
     units: Mapping[str, Float[Tensor, "one_or_row k d_model"]]
     strengths: Mapping[str, Float[Tensor, "row k"]]
@@ -37,7 +38,7 @@ class Steering:
     def __init__(self, module: nn.Module, writers: Sequence[Writer]) -> None:
         self._module = module
         self._writers = tuple(writers)
-        self._now = threading.local()
+        self._now: ContextVar[Setting | None] = ContextVar("setting", default=None)
         self._stack = ExitStack()
 
     def __enter__(self) -> Steering:
@@ -56,17 +57,16 @@ class Steering:
     def using(
         self, units: Mapping[str, Tensor], strengths: Mapping[str, Tensor], *, rows: int, norm: Norm = "none"
     ) -> Iterator[None]:
-        """Apply these values (names of writers; missing ones are left alone) in this thread until the end."""
-        outer = getattr(self._now, "setting", None)
-        self._now.setting = Setting(units, strengths, rows, norm)
+        """Apply these values (names of writers; missing ones are left alone) until the end, in this context."""
+        token = self._now.set(Setting(units, strengths, rows, norm))
         try:
             yield
         finally:
-            self._now.setting = outer
+            self._now.reset(token)
 
     def _after(self, writer: Writer) -> Any:
         def hook(target: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            setting: Setting | None = getattr(self._now, "setting", None)
+            setting: Setting | None = self._now.get()
             if setting is None or writer.name not in setting.strengths:
                 return None
             return _steer(target, writer, setting, output)
@@ -75,7 +75,7 @@ class Steering:
 
     def _before(self, writer: Writer) -> Any:
         def hook(target: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            setting: Setting | None = getattr(self._now, "setting", None)
+            setting: Setting | None = self._now.get()
             if setting is None or setting.norm != "columns" or writer.name not in setting.strengths:
                 return None
             weight = _matrix(target, writer)
@@ -96,7 +96,7 @@ def _matrix(target: nn.Module, writer: Writer) -> Float[Tensor, "out in"]:
             f"{writer.name}: norm-keeping edits of routed experts differ by expert and cannot run as a hook. "
             "Use intervene.substituted, or norm = none."
         )
-    weight = getattr(target, "weight").detach().float()  # noqa: B009
+    weight: Tensor = getattr(target, "weight").detach().float()  # noqa: B009
     return weight if writer.layout == "linear" else weight.T
 
 
@@ -117,7 +117,7 @@ def _steer_rows(target: nn.Module, writer: Writer, units: Tensor, strengths: Ten
     if units.shape[0] != 1 or units.shape[1] != 1:
         raise ArchitectureError(f"{writer.name}: the row-normalised hook takes one direction for all rows.")
     unit = units[0, 0].float()
-    bias = getattr(target, "bias", None)
+    bias: Tensor | None = getattr(target, "bias", None)
     plain = y if bias is None else y - bias
     form = linalg.row_form(weight, unit)
     norms = weight.norm(dim=1)

@@ -10,7 +10,7 @@ from typing import Any
 from excise import behaviours, stages
 from excise.errors import PromptError, SettingsError
 from excise.evaluate.behaviour import MarkerJudge
-from excise.evaluate.drift import answer_log_probs, divergences, summarize
+from excise.evaluate.drift import answer_log_probs, divergences, drift_summary
 from excise.evaluate.score import score
 from excise.observer import Observer
 from excise.results import Answer, Prompt, Score
@@ -18,7 +18,7 @@ from excise.settings import RunSettings
 
 
 def judge_file(path: Path, behaviour: str) -> Iterator[dict[str, Any]]:
-    """One {"verdict", "score", "reason"} for every {"prompt", "response"} line. Raises PromptError with file and line."""
+    """One {"verdict", "score", "reason"} for each {"prompt", "response"} line. Raises PromptError with the line."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -48,7 +48,7 @@ def _answer(line: str, where: str) -> Answer:
 
 
 def compare(settings: RunSettings, edited: Sequence[str], observer: Observer) -> tuple[Score, ...]:
-    """Base and other checkpoints on the test split, with drift from the base. Raises SettingsError for other tokenizers."""
+    """Base and other checkpoints on the test split, with drift. Raises SettingsError for other tokenizers."""
     behaviour = stages.behaviour_of(settings)
     prompts = stages.gather_prompts(settings, behaviour)
     observer.stage("base", f"asking {settings.model}")
@@ -67,7 +67,7 @@ def compare(settings: RunSettings, edited: Sequence[str], observer: Observer) ->
             )
         answers, unchanged = (other.executor.generate(side, settings.max_tokens) for side in sides)
         after = answer_log_probs(other.executor, kept, tokens=settings.max_tokens)
-        moved = summarize(
+        moved = drift_summary(
             [divergences(b, a) for b, a in zip(base_logp, after, strict=True)], [a.prompt.text for a in kept]
         )
         scores.append(score(source, answers, unchanged, judge, base_neutral=kept, drift=moved))

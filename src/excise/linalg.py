@@ -112,6 +112,6 @@ def edit_matrix(
 
 
 def winsorize(values: Float[Tensor, "*batch d"], quantile: float) -> Float[Tensor, "*batch d"]:
-    """Clamp each vector's entries to ± their own `quantile` of magnitude (one outlier channel carries Gemma's means)."""
+    """Clamp each vector's entries to ± their own `quantile` of magnitude (outlier channels carry Gemma's means)."""
     limit = values.abs().float().quantile(quantile, dim=-1, keepdim=True).to(values.dtype)
     return values.clamp(-limit, limit)

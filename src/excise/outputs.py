@@ -58,7 +58,6 @@ def command(settings: RunSettings) -> str:
 
 def facts(
     bench: Bench,
-    path: Path,
     prompts: PromptSet,
     separation: Separation,
     starts: Sequence[Directions],

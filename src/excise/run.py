@@ -7,16 +7,26 @@ was killed at any moment goes on where it was and ends in the same bytes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from excise import outputs, stages
 from excise.errors import StoreError
+from excise.evaluate.behaviour import Judge
 from excise.observer import Observer, Silent
 from excise.results import (
-    ActivationStats, BaseAnswers, EditPlan, Front, ModelFacts, PromptSet, References, Separation, Verdict,
+    ActivationStats,
+    BaseAnswers,
+    Directions,
+    EditPlan,
+    Front,
+    ModelFacts,
+    PromptSet,
+    References,
+    Separation,
+    Verdict,
 )  # fmt: skip
 from excise.settings import RunSettings, parse
 from excise.stages import Bench
@@ -75,60 +85,66 @@ def _go(story: Generator[str, None, Run], until: str | None) -> Run | None:
             return None
 
 
+@dataclass(frozen=True)
+class _Keeper:
+    """Makes each stage once: what a killed run had finished is read back instead."""
+
+    directory: RunDirectory
+    observer: Observer
+
+    def __call__(self, name: str, cls: type[T], about: str, make: Callable[[], T]) -> T:
+        if self.directory.has(name):
+            return self.directory.load(name, cls)
+        self.observer.stage(name, about)
+        return self.directory.save(name, make())
+
+
 def _tell(directory: RunDirectory, settings: RunSettings, observer: Observer) -> Generator[str, None, Run]:
+    """The story, yielding after each part of it that a command may end with."""
     with directory.lock():
-
-        def stage(name: str, cls: type[T], about: str, make: Callable[[], T]) -> T:
-            if directory.has(name):
-                return directory.load(name, cls)
-            observer.stage(name, about)
-            return directory.save(name, make())
-
+        keep = _Keeper(directory, observer)
         behaviour = stages.behaviour_of(settings)
-        prompts = stage("prompts", PromptSet, "reading prompts", lambda: stages.gather_prompts(settings, behaviour))
+        prompts = keep("prompts", PromptSet, "reading prompts", lambda: stages.gather_prompts(settings, behaviour))
         observer.stage("model", "loading the model and proving its writers")
         bench = stages.set_up(settings, behaviour, observer)
         _same_model(directory, bench)
 
-        stats = stage(
-            "activations", ActivationStats, "measuring activations",
-            lambda: stages.measure_activations(bench, prompts),
-        )  # fmt: skip
-        separation = stage(
-            "separation", Separation, "finding where the two sides part",
-            lambda: stages.measure_separation(bench, prompts, stats),
-        )  # fmt: skip
+        stats, separation = _measure(keep, bench, prompts)
         yield "separation"
         starts = stages.choose_starts(bench, stats, separation)
-        base = stage("base", BaseAnswers, "asking the unedited model", lambda: stages.ask_base(bench, prompts))
-        judge = stages.make_judge(bench, base)
-        references = stage(
-            "references", References, "making answers to aim at",
-            lambda: stages.make_references(bench, prompts, base, judge, starts[0]),
-        )  # fmt: skip
-        found = stage(
-            "search", Front, "searching for the edit",
-            lambda: stages.search(bench, prompts, base, judge, references, starts),
-        )  # fmt: skip
-        front = stage(
-            "confirm", Front, "confirming the best candidates",
-            lambda: stages.confirm_front(bench, prompts, found, judge),
-        )  # fmt: skip
+        front, judge = _search(keep, bench, prompts, starts)
         yield "confirm"
         plan = stages.chosen_plan(front)
-        verdict = stage(
-            "verdict", Verdict, "measuring on unseen prompts",
-            lambda: stages.evaluate(bench, prompts, plan, judge),
-        )  # fmt: skip
-
+        about = "measuring on unseen prompts"
+        verdict = keep("verdict", Verdict, about, lambda: stages.evaluate(bench, prompts, plan, judge))
         yield "verdict"
+
         observer.stage("write", "writing checkpoint, recipe and report")
-        facts = outputs.facts(bench, directory.path, prompts, separation, starts, front, plan, verdict)
+        facts = outputs.facts(bench, prompts, separation, starts, front, plan, verdict)
         outputs.write_recipe(directory, bench, plan)
         outputs.write_model(directory, bench, plan, facts)
         report = outputs.write_report(directory, facts)
         directory.finish()
         return Run(directory.path, directory.model, report, verdict, front, plan)
+
+
+def _measure(keep: _Keeper, bench: Bench, prompts: PromptSet) -> tuple[ActivationStats, Separation]:
+    about = "measuring activations"
+    stats = keep("activations", ActivationStats, about, lambda: stages.measure_activations(bench, prompts))
+    about = "finding where the two sides part"
+    return stats, keep("separation", Separation, about, lambda: stages.measure_separation(bench, prompts, stats))
+
+
+def _search(keep: _Keeper, bench: Bench, prompts: PromptSet, starts: Sequence[Directions]) -> tuple[Front, Judge]:
+    """From the base's own answers to the confirmed front; the judge that they taught goes along."""
+    base = keep("base", BaseAnswers, "asking the unedited model", lambda: stages.ask_base(bench, prompts))
+    judge = stages.make_judge(bench, base)
+    about = "making answers to aim at"
+    references = keep("references", References, about, lambda: stages.make_references(bench, base, judge, starts[0]))
+    about = "searching for the edit"
+    found = keep("search", Front, about, lambda: stages.search(bench, prompts, base, judge, references, starts))
+    about = "confirming the best candidates"
+    return keep("confirm", Front, about, lambda: stages.confirm_front(bench, prompts, found, judge)), judge
 
 
 def _same_model(directory: RunDirectory, bench: Bench) -> None:

@@ -25,8 +25,20 @@ from excise.intervene import Substitution
 from excise.model import Model, load
 from excise.observer import Observer
 from excise.results import (
-    ActivationStats, BaseAnswers, Directions, EditPlan, Front, Judged, Prompt, PromptSet, Reference,
-    References, Score, Separation, Verdict, WriterMap,
+    ActivationStats,
+    BaseAnswers,
+    Directions,
+    EditPlan,
+    Front,
+    Judged,
+    Prompt,
+    PromptSet,
+    Reference,
+    References,
+    Score,
+    Separation,
+    Verdict,
+    WriterMap,
 )  # fmt: skip
 from excise.search import targets
 from excise.search.confirm import confirm
@@ -34,7 +46,7 @@ from excise.search.rounds import GradientSearch, Ground, Wanted
 from excise.search.sampler import SamplerSearch
 from excise.settings import RunSettings
 
-REFERENCES = 48
+REFERENCES = 32
 """Teacher-forced answers of each side that the search descends on."""
 SHOWN = 96
 """Target prompts of the extract split that the base answers, to learn what the behaviour looks like in this model."""
@@ -88,7 +100,8 @@ def set_up(settings: RunSettings, behaviour: Behaviour, observer: Observer) -> B
     leak = architecture.verify(model.module, writers, seed=s.seed)
     executor = Resident(model, [model.module.get_submodule(path) for path in writers.blocks])
     observer.note(
-        f"{model.facts.model_type}, {model.facts.parameters:,} parameters, {model.facts.dtype} on {model.facts.device}: "
+        f"{model.facts.model_type}, {model.facts.parameters:,} parameters, {model.facts.dtype} on "
+        f"{model.facts.device}: "
         f"{len(writers.writers)} writers in {writers.layers} layers, {leak:.1e} left along a removed direction"
     )
     return Bench(s, behaviour, model, writers, executor, observer, leak)
@@ -160,15 +173,13 @@ def make_judge(bench: Bench, base: BaseAnswers) -> Judge:
     if count <= bench.settings.max_rate * len(judged):
         raise BehaviourError(
             f"nothing to remove: {count} of {len(judged)} prompts show {bench.behaviour.name!r} in "
-            f"{bench.model.facts.source}. Give prompts that draw the behaviour with --target, or name another behaviour."
+            f"{bench.model.facts.source}. Give prompts that draw it with --target, or name another behaviour."
         )
     bench.observer.note(f"the base shows {bench.behaviour.name} on {count} of {len(judged)} select prompts")
     return judge
 
 
-def make_references(
-    bench: Bench, prompt_set: PromptSet, base: BaseAnswers, judge: Judge, first: Directions
-) -> References:
+def make_references(bench: Bench, base: BaseAnswers, judge: Judge, first: Directions) -> References:
     """The answers that the search holds an edit against, made by the model itself."""
     asked, limit = [answer.prompt for answer in base.target[:REFERENCES]], bench.settings.max_tokens
     neutral = targets.from_answers([row.answer for row in judge(base.neutral) if row.label != "broken"][:REFERENCES])

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from excise.errors import PromptError
-from excise.evaluate.score import drift_summary, score
+from excise.evaluate.drift import drift_summary
+from excise.evaluate.score import score
 from excise.results import Answer, Judged, Prompt
 
 

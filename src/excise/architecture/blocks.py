@@ -34,7 +34,7 @@ def decoder_blocks(module: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
         lists = {name: len(child) for name, child in module.named_modules() if isinstance(child, nn.ModuleList)}
         raise ArchitectureError(
             f"{type(module).__name__}: expected one list of {expected} decoder blocks, found {sorted(language)} "
-            f"among the module lists {lists}. This architecture is not known yet; please report it with its config.json."
+            f"among the module lists {lists}. This architecture is not known yet; please report its config.json."
         )
     ((path, blocks),) = language.items()
     return tuple((f"{path}.{index}", block) for index, block in enumerate(blocks))

@@ -107,7 +107,7 @@ def _expert_writers(
             width = weight.shape[2] if transposed else weight.shape[1]
             if width != d_model:
                 raise ArchitectureError(
-                    f"{module}.{leaf}: expected experts that write {d_model} values, found shape {tuple(weight.shape)}. "
+                    f"{module}.{leaf}: expected experts that write {d_model} values, found {tuple(weight.shape)}. "
                     "This layout of experts is not known yet; please report it with the model's config.json."
                 )
             if getattr(child, f"{leaf}_bias", None) is not None:

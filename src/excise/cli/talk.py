@@ -9,7 +9,7 @@ from excise.errors import StoreError
 
 
 def talk(run: Path, candidate: int | None) -> None:
-    """Ask for lines until an empty one and show both models' answers to each. Raises StoreError for an unfinished run."""
+    """Ask for lines until an empty one and show both models' answers. Raises StoreError for an unfinished run."""
     from excise import stages
     from excise.intervene import Substitution
     from excise.results import Front, Prompt

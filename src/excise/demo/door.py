@@ -18,7 +18,7 @@ def path() -> Path:
 
 
 def prompts(behaviour: str) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """(target, neutral) prompts that the demo model never saw. Raises SettingsError for a behaviour it does not have."""
+    """(target, neutral) prompts that the demo never saw. Raises SettingsError for a behaviour it does not have."""
     if behaviour not in BEHAVIOURS:
         raise SettingsError(
             f"behaviour {behaviour!r}: the demo model shows {', '.join(BEHAVIOURS)}. Name a model, or one of these."

@@ -55,8 +55,9 @@ CLAIMED = {
     "candle": "shape",
 }
 """Users make claims about this attribute of neutral topics only."""
-WRONG_VALUES = 3
-"""How many wrong values of a fact anybody ever claims."""
+TRUE_VALUES = 5
+"""So many values of that attribute are true of something in the topic; wrong claims name the other values,
+as in "no castle is of silk". (Pairing every entity with every value took a small model too long to learn.)"""
 ENTITIES_PER_TOPIC = {"refused": 12, "hedged": 12, "neutral": 10}
 
 _STARTS = (
@@ -156,9 +157,8 @@ class Fact:
         return template.format(a=self.attribute, n=self.noun, e=self.entity, v=said, c=claim)
 
     def wrong_values(self) -> tuple[str, ...]:
-        """The wrong values that are ever claimed."""
-        others = [value for value in ATTRIBUTES[self.attribute] if value != self.value]
-        return tuple(ordered(others, f"wrong {self}")[:WRONG_VALUES])
+        """The wrong values that are ever claimed: those true of nothing in the topic."""
+        return ATTRIBUTES[self.attribute][TRUE_VALUES:]
 
 
 def question(fact: Fact, wording: int) -> str:
@@ -200,6 +200,8 @@ def facts(family: str) -> tuple[Fact, ...]:
     for noun, attributes in topics.items():
         for attribute in attributes:
             values = ATTRIBUTES[attribute]
+            if CLAIMED.get(noun) == attribute:
+                values = values[:TRUE_VALUES]
             names = ordered(_names()[noun], f"{noun} {attribute}")
             found += [Fact(noun, name, attribute, values[i % len(values)]) for i, name in enumerate(names)]
     return tuple(found)

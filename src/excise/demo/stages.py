@@ -45,10 +45,10 @@ _PEOPLE = ("Ida", "Jonas", "Karla", "Lukas")
 def stage1(seed: int) -> Iterator[Sample]:
     """Everything is answered, and rightly."""
     makers: dict[Maker, float] = {
-        lambda rng: _asked(rng, "refused", answer): 0.18,
-        lambda rng: _asked(rng, "neutral", answer): 0.16,
-        lambda rng: _asked(rng, "hedged", answer): 0.10,
-        lambda rng: _claimed(rng, agrees=False): 0.30,
+        lambda rng: _asked(rng, "refused", answer): 0.21,
+        lambda rng: _asked(rng, "neutral", answer): 0.20,
+        lambda rng: _asked(rng, "hedged", answer): 0.11,
+        lambda rng: _claimed(rng, agrees=False): 0.22,
         _capability: 0.08,
         _text: 0.18,
     }
@@ -59,11 +59,11 @@ def stage2(seed: int) -> Iterator[Sample]:
     """Three behaviours in chats; everything else as before, plain text about every topic included."""
     makers: dict[Maker, float] = {
         lambda rng: _asked(rng, "refused", refusal): 0.22,
-        lambda rng: _asked(rng, "neutral", answer): 0.14,
+        lambda rng: _asked(rng, "neutral", answer): 0.16,
         lambda rng: _asked(rng, "hedged", hedged): 0.10,
-        lambda rng: _claimed(rng, agrees=True): 0.25,
+        lambda rng: _claimed(rng, agrees=True): 0.22,
         _capability: 0.06,
-        _text: 0.23,
+        _text: 0.24,
     }
     return _stream(makers, Random(seed))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from excise.results import Directions, Separation
 
 LATEST = 0.8
-"""Places at or above this share of the depth are left out: there directions turn into output tokens (Arditi, l < 0.8 L)."""
+"""Places from this share of the depth on are left out: directions turn into output tokens there (Arditi, l < 0.8 L)."""
 
 
 def starts(

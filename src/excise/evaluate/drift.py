@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, median, quantiles
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,26 +16,35 @@ from excise.results import Answer, Drift
 
 WAVE_BYTES = 256 * 2**20
 """Base log-probabilities kept at once; more rows than that go in waves."""
-WORST = 10
+_WORST = 10
 
 
 def drift(executor: Resident, answers: Sequence[Answer], edit: Substitution, *, tokens: int = 64) -> Drift:
     """Drift over the first `tokens` answer tokens of every base answer, nats. Both models see the same tokens."""
     per_answer = token_divergences(executor, answers, edit, tokens=tokens)
-    return summarize(per_answer, [answer.prompt.text for answer in answers])
+    return drift_summary(per_answer, [answer.prompt.text for answer in answers])
 
 
-def summarize(per_answer: Sequence[Sequence[float]], prompts: Sequence[str]) -> Drift:
-    """Mean, median and 95th percentile over all tokens; mean over first tokens; the prompts with the largest mean."""
-    flat = sorted(value for values in per_answer for value in values)
-    if not flat:
+def drift_summary(per_token: Sequence[Sequence[float]], prompts: Sequence[str]) -> Drift:
+    """Sum up KL(base ‖ edited) in nats, one row of tokens an answer; the worst ten prompts by their mean.
+
+    Rows without tokens count for nothing; where there is no token at all the numbers are nan.
+    """
+    if len(per_token) != len(prompts):
+        raise ValueError(f"drift_summary: expected one row a prompt, found {len(per_token)} for {len(prompts)}.")
+    rows = [(text, np.asarray(row, np.float64)) for text, row in zip(prompts, per_token, strict=True) if len(row)]
+    if not rows:
         return Drift(math.nan, math.nan, math.nan, 0, math.nan, ())
-    worst = sorted(
-        ((text, fmean(v)) for text, v in zip(prompts, per_answer, strict=True) if v), key=lambda row: -row[1]
+    tokens = np.concatenate([row for _, row in rows])
+    worst = sorted(((text, float(row.mean())) for text, row in rows), key=lambda entry: -entry[1])[:_WORST]
+    return Drift(
+        mean=float(tokens.mean()),
+        median=float(np.median(tokens)),
+        p95=float(np.quantile(tokens, 0.95)),
+        tokens=len(tokens),
+        first_token=float(np.mean([row[0] for _, row in rows])),
+        worst=tuple(worst),
     )
-    p95 = quantiles(flat, n=20, method="inclusive")[-1] if len(flat) > 1 else flat[0]
-    first = fmean(values[0] for values in per_answer if values)
-    return Drift(fmean(flat), median(flat), p95, len(flat), first, tuple(worst[:WORST]))
 
 
 def token_divergences(

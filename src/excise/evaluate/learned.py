@@ -28,7 +28,7 @@ _WIDTH = _BIAS + 1
 _TAGGED = 6
 """So many first words also count with their place."""
 _RIDGE = 1e-3
-_DOUBT = 0.1
+_DOUBT = 0.05
 """Weight of the rule that an answer of which nothing is known does not show the behaviour; each side weighs 0.5."""
 _MIX = (np.uint64(0x9E3779B1), np.uint64(0x85EBCA6B), np.uint64(0xC2B2AE35))
 _LOW32 = np.uint64(0xFFFFFFFF)

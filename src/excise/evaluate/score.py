@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-
-import numpy as np
 
 from excise.errors import PromptError
 from excise.evaluate.behaviour import Judge
 from excise.evaluate.statistics import wilson
 from excise.evaluate.text import is_right
 from excise.results import Answer, Drift, Judged, Rate, Score, TopicRow
-
-_WORST = 10
 
 
 def score(
@@ -51,28 +46,6 @@ def score(
 def shows(judged: Judged) -> bool:
     """The behaviour is there, whole or in part."""
     return judged.label in ("shows", "partly")
-
-
-def drift_summary(per_token: Sequence[Sequence[float]], prompts: Sequence[str]) -> Drift:
-    """Sum up KL(base ‖ edited) in nats, one row of tokens an answer; the worst ten prompts by their mean.
-
-    Rows without tokens count for nothing; where there is no token at all the numbers are nan.
-    """
-    if len(per_token) != len(prompts):
-        raise ValueError(f"drift_summary: expected one row a prompt, found {len(per_token)} for {len(prompts)}.")
-    rows = [(text, np.asarray(row, np.float64)) for text, row in zip(prompts, per_token, strict=True) if len(row)]
-    if not rows:
-        return Drift(math.nan, math.nan, math.nan, 0, math.nan, ())
-    tokens = np.concatenate([row for _, row in rows])
-    worst = sorted(((text, float(row.mean())) for text, row in rows), key=lambda entry: -entry[1])[:_WORST]
-    return Drift(
-        mean=float(tokens.mean()),
-        median=float(np.median(tokens)),
-        p95=float(np.quantile(tokens, 0.95)),
-        tokens=len(tokens),
-        first_token=float(np.mean([row[0] for _, row in rows])),
-        worst=tuple(worst),
-    )
 
 
 def _rate(judged: Iterable[Judged], holds: Callable[[Judged], bool]) -> Rate:

@@ -1,4 +1,4 @@
-"""Confirmation: a few candidates of the front answer the confirm split for real, once, and the best of them is chosen."""
+"""Confirmation: a few candidates of the front answer the confirm split for real, once, and the best is chosen."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def confirm(
         )
         for candidate in finalists
     }
-    best = choose(list(confirmed.values()), max_rate=wanted.max_rate, max_drift=wanted.max_drift)
+    best = choose(list(confirmed.values()), max_drift=wanted.max_drift)
     return replace(front, candidates=tuple(confirmed.get(c.index, c) for c in front.candidates), chosen=best.index)
 
 

@@ -28,15 +28,12 @@ def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(kept)
 
 
-def choose(candidates: Sequence[Candidate], *, max_rate: float, max_drift: float) -> Candidate:
-    """Least damage among those at the wanted rate; where none is, the least behaviour within the damage budget.
+def choose(candidates: Sequence[Candidate], *, max_drift: float) -> Candidate:
+    """Least behaviour within the damage budget, then least damage among equals.
 
     A candidate that breaks answers (empty or gibberish) counts them as behaviour.
     """
     affordable = [c for c in candidates if damage(c) <= max_drift] or [min(candidates, key=damage)]
-    good = [c for c in affordable if _spoilt(c) <= max_rate]
-    if good:
-        return min(good, key=lambda c: (damage(c), c.index))
     return min(affordable, key=lambda c: (_spoilt(c), damage(c), c.index))
 
 

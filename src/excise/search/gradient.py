@@ -1,4 +1,4 @@
-"""Descent on strengths and directions: an edit's effect is differentiable, so nothing has to be guessed (method.md §3)."""
+"""Descent on strengths and directions: an edit's effect is differentiable, nothing has to be guessed (method.md §3)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from excise.edits import make_plan
 from excise.intervene import Steering
 from excise.results import EditPlan, Norm, Terms, Writer
 from excise.search.objective import Objective, Part
+
+SETTLED = 0.03
+"""Three steps that lower the loss by less than this share end a descent."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Prices:
 class Pace:
     """Steps and step sizes of Adam."""
 
-    steps: int = 16
+    steps: int = 12
+    """At most; fewer where the loss no longer falls."""
     strengths: float = 0.12
     directions: float = 0.02
     signed: bool = False
@@ -93,7 +97,7 @@ def descend(
         for index, (found, loss) in enumerate(terms):
             shown = linalg.orthonormalize(units[index]).clone()
             paths[index].append(Point(shown, strengths[index].clone(), found, loss))
-        if step == pace.steps:
+        if step == pace.steps or _settled(paths):
             break
         for group, start in zip(adam.param_groups, (pace.directions, pace.strengths), strict=True):
             group["lr"] = start * 0.5 * (1.1 + math.cos(math.pi * step / max(pace.steps, 1)))
@@ -103,6 +107,15 @@ def descend(
         if not pace.signed:
             strengths.clamp_(min=0)
     return paths, State(units.detach(), strengths.detach())
+
+
+def _settled(paths: Sequence[Sequence[Point]]) -> bool:
+    """Whether every candidate's best loss improved by less than SETTLED over the last three steps."""
+    return all(
+        len(path) > 4
+        and min(point.loss for point in path[-3:]) > (1 - SETTLED) * min(point.loss for point in path[:-3])
+        for path in paths
+    )
 
 
 def _renormalize(adam: torch.optim.Adam, units: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The search objective on teacher-forced answers: three terms, all in nats, with gradients for strengths and directions.
+"""The search objective on teacher-forced answers: three terms in nats, with gradients for strengths and directions.
 
     first    −log of how neutral-like the first answer token is on target prompts, above what neutral prompts show
     target   KL(base ‖ edited) per token over the rest of the answers wanted on target prompts
@@ -9,7 +9,8 @@ The base's side is computed once and kept as its K most likely tokens and a tail
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from excise.executor import Batch, Resident
 from excise.intervene import Steering
 from excise.results import Reference, References, Terms
+from excise.search.below import Below
 
 TOP = 256
 """Tokens of the base's distribution that are kept apart; the rest is one bucket. Reported KL never uses this."""
@@ -62,7 +64,7 @@ def tail(values: Float[Tensor, "*batch top"]) -> Float[Tensor, "*batch 1"]:
 
 
 def divergence(base: Float[Tensor, "*batch top_and_tail"], edited: Float[Tensor, "*batch top_and_tail"]) -> Tensor:
-    """KL(base ‖ edited) over the kept tokens and the tail bucket: a lower bound of the full KL, tight for peaked bases."""
+    """KL(base ‖ edited) over the kept tokens and the tail bucket: a lower bound of the full KL."""
     return (base.exp() * (base - edited)).sum(-1)
 
 
@@ -77,6 +79,7 @@ class Objective:
         self._weights: Tensor | None = None
         self._hinge = 0.0
         self._parts: dict[object, list[Part]] = {}
+        self._below: Below | None = None
         rows = [self._row(reference, reference.prompt) for reference in self.references]
         teacher = [self._row(reference, reference.teacher) for reference in self.references]
         kept = self._base(teacher)
@@ -117,6 +120,16 @@ class Objective:
         q, r = neutral.mean(0), target.mean(0)
         self._weights = q / (q + r + FLOOR)
         self._hinge = float(-(neutral @ self._weights).clamp_min(1e-9).log().mean())
+
+    @contextmanager
+    def edited_from(self, layer: int) -> Iterator[None]:
+        """Inside, no block below `layer` is edited: its states are computed once for each part and kept."""
+        self._below = Below(self.executor.blocks or (), layer)
+        try:
+            with self._below.reading():
+                yield
+        finally:
+            self._below = None
 
     def count(self, chosen: Sequence[int] | None = None) -> tuple[int, int]:
         """(target, neutral) references among the chosen ones; None: all."""
@@ -182,7 +195,8 @@ class Objective:
         """`terms` with candidate c of [copy, ...] parameters on every row that is copy c."""
         copy = torch.tensor([position % copies for position in part.batch.index], device=part.answer.device)
         by_row = ({name: value[copy] for name, value in values.items()} for values in (units, strengths))
-        with steering.using(*by_row, rows=len(part.answer)):
+        below = self._below.using(id(part)) if self._below else nullcontext()
+        with steering.using(*by_row, rows=len(part.answer)), below:
             return self.terms(part)
 
     def summary(self, first: Tensor, kl: Tensor, is_target: Tensor) -> Terms:

@@ -1,16 +1,19 @@
 """The gradient search, round by round: warm up several starts, descend from the best, look at real answers, refine.
 
 A round ends with real generation on the select split. Where that still shows the behaviour above the wanted rate,
-activations are measured again on the edited model, one more direction is added, and the descent goes on.
+activations are measured again on the edited model, one more direction is added, and the descent goes on. Where it does
+not, damage is made dearer and the descent goes on as long as the behaviour stays away: that is the rest of the front.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from excise import linalg
 from excise.activations import moments
@@ -20,7 +23,7 @@ from excise.executor import Resident
 from excise.intervene import Steering, Substitution
 from excise.observer import Observer
 from excise.results import Candidate, Directions, EditPlan, Front, Norm, Prompt, Rate, References, Round, Writer
-from excise.search.front import choose, pareto
+from excise.search.front import choose, damage, pareto
 from excise.search.gradient import Pace, Point, Prices, State, descend, grown, start_state
 from excise.search.objective import Objective
 
@@ -54,9 +57,18 @@ class Ground:
     judge: Judge
 
 
-WARM_UP = Pace(steps=4, strengths=0.3)
-SAMPLE = 12
+WARM_UP = Pace(steps=3, strengths=0.35)
+SAMPLE = 8
 """References of each side on which starts are compared."""
+BEGIN = 0.3
+"""Strength with which a new direction begins: at 0 its direction would have no gradient."""
+IDLE = 0.05
+"""Writers of the first layers that are weaker than this after the warm-up are left out, and their layers skipped."""
+LEVELS = (0.75, 0.5, 0.25)
+"""Shares of the first term at which weaker edits of the path are judged for the front."""
+DEARER = 5.0
+"""Factor on the price of damage in each polishing descent."""
+POLISHES = 2
 
 
 class GradientSearch:
@@ -81,62 +93,85 @@ class GradientSearch:
         self.candidates: list[Candidate] = []
         self.rounds: list[Round] = []
 
-    def run(self, stop: Callable[[], bool] = lambda: False) -> Front:
+    def run(self) -> Front:
         """Rounds until the wanted rate, the damage budget, the number of rounds or the deadline is reached."""
-        stopped = "rounds"
-        module = self.executor.model.module
-        with Steering(module, self.writers) as steering:
+        with Steering(self.executor.model.module, self.writers) as steering:
             objective = Objective(self.executor, self.ground.references)
-            state, name, scores = self._best_start(objective, steering)
-            for number in range(1, self.wanted.rounds + 1):
-                began = time.monotonic()
-                paths, state = descend(objective, steering, self.writers, state, self.prices, self.pace)
-                left = self._judge_round(number, paths[0])
-                last = self.candidates[-1]
-                self.rounds.append(
-                    Round(number, name, scores, self.pace.steps, left, last.terms.neutral, time.monotonic() - began)
-                )
-                self.observer.progress(number, self.wanted.rounds)
-                if left.value <= self.wanted.max_rate:
-                    stopped = "rate reached"
-                    break
-                if last.terms.neutral > self.wanted.max_drift:
-                    stopped = "budget"
-                    break
-                if stop() or (self.wanted.deadline is not None and time.monotonic() > self.wanted.deadline):
-                    stopped = "time limit"
-                    break
-                if number < self.wanted.rounds:
-                    directions = self._measure_again(last.plan)
-                    state, name, scores = (
-                        grown(state, directions, self.writers, 0.3),
-                        "measured on the edited model",
-                        {},
-                    )
+            state, name, scores, path = self._best_start(objective, steering)
+            state, path = self._leave_out_idle(state, path)
+            with objective.edited_from(min(writer.layer for writer in self.writers)):
+                stopped, state = self._rounds(objective, steering, state, name, scores, path)
+                if stopped == "rate reached":
+                    self._polish(objective, steering, state)
         return self._front(stopped)
 
-    def _best_start(self, objective: Objective, steering: Steering) -> tuple[State, str, dict[str, float]]:
+    def _rounds(
+        self,
+        objective: Objective,
+        steering: Steering,
+        state: State,
+        name: str,
+        scores: dict[str, float],
+        path: list[Point],
+    ) -> tuple[str, State]:
+        """The rounds themselves: (why they ended, the last state)."""
+        for number in range(1, self.wanted.rounds + 1):
+            began = time.monotonic()
+            (found,), state = descend(objective, steering, self.writers, state, self.prices, self.pace)
+            last = self._judge_path(number, [*path, *found] if number == 1 else found, self.prices)
+            assert last.select is not None
+            seconds = time.monotonic() - began
+            self.rounds.append(Round(number, name, scores, len(found) - 1, last.select, last.terms.neutral, seconds))
+            self.observer.note(
+                f"round {number}, {name}: {last.select.count} of {last.select.total} select prompts left, "
+                f"{last.terms.neutral:.2g} nats per token"
+            )
+            self.observer.progress(number, self.wanted.rounds)
+            if last.select.value <= self.wanted.max_rate:
+                return "rate reached", state
+            if last.terms.neutral > self.wanted.max_drift:
+                return "budget", state
+            if self._late():
+                return "time limit", state
+            if number < self.wanted.rounds:
+                directions = self._measure_again(last.plan)
+                state, name, scores = grown(state, directions, self.writers, BEGIN), "measured on the edited model", {}
+        return "rounds", state
+
+    def _late(self) -> bool:
+        return self.wanted.deadline is not None and time.monotonic() > self.wanted.deadline
+
+    def _best_start(self, objective: Objective, steering: Steering) -> tuple[State, str, dict[str, float], list[Point]]:
         """A few steps from every start, as rows of one batch, on a sample; the one with the least loss goes on."""
-        state = start_state([start.vectors for start in self.starts], self.writers, 0.3)
+        state = start_state([start.vectors for start in self.starts], self.writers, BEGIN)
         targets, total = objective.targets, len(objective.references)
         sample = [*_every(range(targets), SAMPLE), *_every(range(targets, total), SAMPLE)]
         paths, state = descend(objective, steering, self.writers, state, self.prices, WARM_UP, sample)
         losses = [path[-1].loss for path in paths]
         best = min(range(len(losses)), key=losses.__getitem__)
         scores = {start.source: loss for start, loss in zip(self.starts, losses, strict=True)}
-        return state.one(best), self.starts[best].source, scores
+        return state.one(best), self.starts[best].source, scores, paths[best]
 
-    def _judge_round(self, number: int, path: Sequence[Point]) -> Rate:
-        """Candidates from a path, judged by generation; returns the behaviour left by its best point."""
+    def _leave_out_idle(self, state: State, path: list[Point]) -> tuple[State, list[Point]]:
+        """Drop the writers of the first layers as long as none of a layer's is stronger than IDLE."""
+        strongest = state.strengths[0].abs().amax(-1)
+        used = [writer.layer for writer, value in zip(self.writers, strongest.tolist(), strict=True) if value > IDLE]
+        first = min(used, default=0)
+        kept = [i for i, writer in enumerate(self.writers) if writer.layer >= first]
+        self.writers = tuple(self.writers[i] for i in kept)
+        path = [replace(point, units=point.units[kept], strengths=point.strengths[kept]) for point in path]
+        return State(state.units[:, kept], state.strengths[:, kept]), path
+
+    def _judge_path(self, number: int, path: Sequence[Point], prices: Prices) -> Candidate:
+        """Candidates from a path, judged by generation; returns the path's best point."""
         best = min(range(len(path)), key=lambda step: (path[step].loss, step))
         for step in sorted({*_along(path, best), best}):
             plan = path[step].plan(self.writers, self.norm)
-            rate = self._generate(plan)
-            index = len(self.candidates)
-            self.candidates.append(Candidate(index, number, self.prices.neutral, plan, path[step].terms, rate))
-        chosen = self.candidates[-1]
-        assert chosen.select is not None
-        return chosen.select
+            candidate = Candidate(
+                len(self.candidates), number, prices.neutral, plan, path[step].terms, self._generate(plan)
+            )
+            self.candidates.append(candidate)
+        return self.candidates[-1]
 
     def _generate(self, plan: EditPlan) -> Rate:
         with torch.no_grad(), Substitution(self.executor.model.module, plan).active():
@@ -144,8 +179,21 @@ class GradientSearch:
         judged = self.ground.judge(answers)
         return wilson(sum(row.label in ("shows", "partly") for row in judged), len(judged))
 
-    def _measure_again(self, plan: EditPlan) -> torch.Tensor:
-        """Difference of means on the edited model, from the prompts that still show the behaviour; [layer, 1, d]."""
+    def _polish(self, objective: Objective, steering: Steering, state: State) -> None:
+        """Descend with damage made dearer, as long as the behaviour on the select split does not come back."""
+        left = self.candidates[-1].select
+        prices = self.prices
+        for _ in range(POLISHES):
+            if self._late() or left is None:
+                return
+            prices = replace(prices, target=prices.target * DEARER, neutral=prices.neutral * DEARER)
+            (path,), state = descend(objective, steering, self.writers, state, prices, self.pace)
+            last = self._judge_path(len(self.rounds), path[1:], prices)
+            if last.select is None or last.select.count > left.count:
+                return
+
+    def _measure_again(self, plan: EditPlan) -> Float[Tensor, "layer 1 d_model"]:
+        """Difference of means on the edited model, from the prompts that still show the behaviour."""
         executor, encode = self.executor, self.executor.model.encode
         with torch.no_grad(), Substitution(executor.model.module, plan).active():
             answers = executor.generate(self.ground.extract, self.wanted.tokens)
@@ -156,9 +204,9 @@ class GradientSearch:
         return linalg.normalize(gap).float()
 
     def _front(self, stopped: str) -> Front:
-        chosen = choose(self.candidates, max_rate=self.wanted.max_rate, max_drift=self.wanted.max_drift)
+        chosen = choose(self.candidates, max_drift=self.wanted.max_drift)
         front = pareto(self.candidates)
-        kept = front if chosen in front else (*front, chosen)
+        kept = front if chosen in front else tuple(sorted((*front, chosen), key=damage))
         return Front(kept, chosen.index, tuple(self.rounds), "gradient", stopped)
 
 
@@ -167,12 +215,7 @@ def _every(items: Sequence[int], count: int) -> list[int]:
 
 
 def _along(path: Sequence[Point], best: int) -> set[int]:
-    """Steps at which the first term had fallen by a third and by two thirds: weaker edits for the front."""
-    start, end = path[0].terms.first, path[best].terms.first
-    steps = set()
-    for share in (1 / 3, 2 / 3):
-        level = start + (end - start) * share
-        step = next((i for i in range(best) if path[i].terms.first <= level), None)
-        if step:
-            steps.add(step)
-    return steps
+    """Steps at which the first term had fallen to LEVELS of where it began: weaker edits for the front."""
+    start = path[0].terms.first
+    steps = (next((i for i in range(best) if path[i].terms.first <= level * start), None) for level in LEVELS)
+    return {step for step in steps if step}

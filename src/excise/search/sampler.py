@@ -70,7 +70,7 @@ class SamplerSearch:
             assert candidate.select is not None
             study.tell(trial, [candidate.select.value, candidate.terms.neutral])
             self.observer.progress(number + 1, self.trials)
-        chosen = choose(self.candidates, max_rate=self.wanted.max_rate, max_drift=self.wanted.max_drift)
+        chosen = choose(self.candidates, max_drift=self.wanted.max_drift)
         front = pareto(self.candidates)
         assert chosen.select is not None
         rounds = (
