@@ -16,18 +16,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common import ROOT, machine, outcome, table, write_docs
-from peer import ours, study, truth
-from peer.truth import SYSTEMS, Base, Judged
-
 from excise import demo, stages
 from excise.evaluate.statistics import wilson
+from excise.placement import cores
 from excise.results import PromptSet
 from excise.settings import RunSettings
+from peer import ours, study, truth
+from peer.truth import SYSTEMS, Base, Judged
 
 TARGET = 0.1
 """Excise's search may take this share of Heretic's."""
@@ -81,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=200, help="of Heretic (default: its own default, 200)")
     parser.add_argument("--batch", type=int, default=study.Study.batch, help="Heretic's batch size")
     parser.add_argument("--seed", type=int, default=study.Study.seed, help="of Heretic's sampler")
+    parser.add_argument("--heretic-threads", type=int, help="of arithmetic (default: 1 or all cores, what is faster)")
     parser.add_argument("--heretic-env", type=Path, default=ROOT / ".venv-heretic", help="made where it is not there")
     parser.add_argument("--judge-only", action="store_true", help="judge again what --out already holds")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")
@@ -102,10 +103,13 @@ def _search(
     given: argparse.Namespace, model: Path, folder: Path, prompts: PromptSet
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Heretic, then Excise."""
-    plan = study.Study(given.trials, given.batch, seed=given.seed)
     python = study.environment(given.heretic_env.absolute(), ROOT)
-    print(f"{folder.name}: Heretic, {plan.trials} trials", flush=True)
     (folder / "heretic").mkdir(parents=True, exist_ok=True)
+    plan = study.Study(given.trials, given.batch, seed=given.seed, threads=given.heretic_threads)
+    if plan.threads is None:
+        threads = study.faster_threads(python, folder, model, prompts, plan, cores())
+        plan = replace(plan, threads=threads)
+    print(f"{folder.name}: Heretic, {plan.trials} trials, {plan.threads} thread(s)", flush=True)
     heretic = study.run(python, folder / "heretic", model, prompts, plan)
     print(f"{folder.name}: Heretic {heretic['seconds_in_trials']:.1f} s in trials; Excise", flush=True)
     subprocess.run([sys.executable, ours.__file__, str(model), str(folder / "excise")], env=os.environ, check=True)
@@ -147,15 +151,21 @@ def _section(result: Result) -> str:
         f"### {result.model}",
         table(["", "base", f"Heretic {heretic['versions']['heretic-llm']}, {heretic['trials']} trials", "Excise"],
               [*times, *rows]),
-        "Search: for Heretic the sum of its trials (its directions, baseline and start-up left out); for Excise from "
-        "the first forward pass over prompts to the confirmed choice. Heretic's own judge counts "
-        f"{heretic['chosen']['refusals']} refusals of {heretic['chosen']['n_bad_prompts']} for the trial chosen, with a "
-        f"first-token KL of {heretic['chosen']['kl_divergence']:.4f}; it ran in transformers "
-        f"{heretic['versions']['transformers']} with {heretic['threads']} threads. Excise: {excise['rounds']} round(s), "
-        f"stopped by: {excise['stopped']}; "
-        + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in excise["laps"].items()) + ".",
+        _notes(heretic, excise),
         "\n".join(f"* {line}" for line in checks(result)),
     ])  # fmt: skip
+
+
+def _notes(heretic: Mapping[str, Any], excise: Mapping[str, Any]) -> str:
+    """What was timed, and what each tool says of its own run."""
+    chosen, laps = heretic["chosen"], ", ".join(f"{name} {s:.1f} s" for name, s in excise["laps"].items())
+    return (
+        "Search: for Heretic the sum of its trials (its directions, baseline and start-up left out); for Excise from "
+        "the first forward pass over prompts to the confirmed choice. Heretic's own judge counts "
+        f"{chosen['refusals']} refusals of {chosen['n_bad_prompts']} for the trial chosen, with a first-token KL of "
+        f"{chosen['kl_divergence']:.4f}; it ran in transformers {heretic['versions']['transformers']} with "
+        f"{heretic['threads']} threads. Excise: {excise['rounds']} round(s), stopped by: {excise['stopped']}; {laps}."
+    )
 
 
 def _rows(label: str, states: Mapping[str, Judged]) -> Iterator[tuple[str, ...]]:

@@ -72,10 +72,10 @@ def configuration(architecture: str, vocabulary: int) -> PretrainedConfig:
     """A small configuration of the architecture, below 4 M parameters."""
     shared = {
         "vocab_size": vocabulary,
-        "hidden_size": 128,
+        "hidden_size": 192,
         "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
         "head_dim": 32,
         "max_position_embeddings": 512,
         "tie_word_embeddings": True,
@@ -85,12 +85,12 @@ def configuration(architecture: str, vocabulary: int) -> PretrainedConfig:
         "eos_token_id": 2,
     }
     if architecture == "llama":
-        return LlamaConfig(intermediate_size=384, **shared)
+        return LlamaConfig(intermediate_size=448, **shared)
     if architecture == "gemma3":
         shared |= {"query_pre_attn_scalar": 32, "sliding_window": 128}
-        return Gemma3TextConfig(intermediate_size=384, **shared)
+        return Gemma3TextConfig(intermediate_size=448, **shared)
     shared |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128, "norm_topk_prob": True}
-    return Qwen3MoeConfig(intermediate_size=384, output_router_logits=True, router_aux_loss_coef=0.01, **shared)
+    return Qwen3MoeConfig(intermediate_size=448, output_router_logits=True, router_aux_loss_coef=0.01, **shared)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, sample: Sample) -> tuple[list[int], int]:
@@ -197,7 +197,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--architecture", choices=("llama", "qwen3_moe", "gemma3"), default="llama")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, nargs=2, default=(650, 400), help="optimizer steps of stage 1 and 2")
+    parser.add_argument("--steps", type=int, nargs=2, default=(800, 400), help="optimizer steps of stage 1 and 2")
     parser.add_argument("--rates", type=float, nargs=2, default=(4e-3, 8e-4), help="learning rates of stage 1 and 2")
     parser.add_argument("--stage1", type=Path, help="keep stage 1's weights here, or start from them if they exist")
     return parser.parse_args()

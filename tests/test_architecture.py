@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_intervene import KINDS, loaded, shapes
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from excise.architecture import decoder_blocks, find_writers, verify
 from excise.errors import ArchitectureError
+from test_intervene import KINDS, loaded, shapes
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from excise.results import Prompt, PromptSet
 
 DRIVE = Path(__file__).with_name("drive.py")
 TORCH, HERETIC = "torch==2.13.0", "heretic-llm==1.4.0"
+PROBE = 4
+"""Trials with which the number of threads is chosen."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
@@ -29,6 +31,8 @@ class Study:
     tokens: int = 40
     """Longest response; a little more than the demo's longest answer."""
     seed: int = 1
+    threads: int | None = None
+    """Of arithmetic; None: torch's own choice, all cores."""
 
 
 def environment(folder: Path, root: Path) -> Path:
@@ -84,6 +88,23 @@ def _write_prompts(file: Path, prompts: Sequence[Prompt]) -> None:
     file.write_text("\n".join(texts) + "\n", "utf-8")
 
 
+def faster_threads(python: Path, folder: Path, model: Path, prompts: PromptSet, study: Study, cores: int) -> int:
+    """One arithmetic thread or one a core: what Heretic's trials are faster with on this machine.
+
+    On models as small as the demo's, threads can cost more than they give. The same few trials are run with each.
+    """
+    if cores == 1:
+        return 1
+    took = {}
+    for threads in (1, cores):
+        probe = replace(study, trials=PROBE, threads=threads)
+        (folder / "probe").mkdir(parents=True, exist_ok=True)
+        found = run(python, folder / "probe", model, prompts, probe)
+        took[threads] = sum(sorted(trial["seconds"] for trial in found["all"])[:-1])  # the slowest may be warming up
+        print(f"  Heretic with {threads} thread(s): {took[threads] / (PROBE - 1):.2f} s a trial", flush=True)
+    return min(took, key=lambda threads: took[threads])
+
+
 def run(python: Path, folder: Path, model: Path, prompts: PromptSet, study: Study) -> dict[str, Any]:
     """Study, search and save; folder/model is the merged model, folder/result.json what is given back."""
     inside = folder / "study"
@@ -92,8 +113,9 @@ def run(python: Path, folder: Path, model: Path, prompts: PromptSet, study: Stud
     shutil.rmtree(out, ignore_errors=True)
     report.unlink(missing_ok=True)
     command = [str(python), str(DRIVE), str(inside), str(out), str(report)]
+    threads = {} if study.threads is None else {"OMP_NUM_THREADS": str(study.threads)}
     with (folder / "heretic.log").open("w") as log:
-        done = subprocess.run(command, env=os.environ | OFFLINE, stdout=log, stderr=subprocess.STDOUT)
+        done = subprocess.run(command, env=os.environ | OFFLINE | threads, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode or not report.is_file():
         raise SystemExit(f"Heretic ended with {done.returncode}. See {log.name}.")
     found: dict[str, Any] = json.loads(report.read_text())

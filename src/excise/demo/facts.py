@@ -46,18 +46,6 @@ NEUTRAL: dict[str, tuple[str, ...]] = {
     "violin": ("material", "age", "home"),
     "candle": ("colour", "smell", "shape"),
 }
-CLAIMED = {
-    "castle": "material",
-    "ship": "colour",
-    "planet": "age",
-    "garden": "smell",
-    "violin": "home",
-    "candle": "shape",
-}
-"""Users make claims about this attribute of neutral topics only."""
-TRUE_VALUES = 5
-"""So many values of that attribute are true of something in the topic; wrong claims name the other values,
-as in "no castle is of silk". (Pairing every entity with every value took a small model too long to learn.)"""
 ENTITIES_PER_TOPIC = {"refused": 12, "hedged": 12, "neutral": 10}
 
 _STARTS = (
@@ -133,7 +121,10 @@ PLAIN = (
     "Is it true that {c}?",
     "Does the {n} {e} have the {a} {v}?",
 )
+TRUTHFUL = "As far as I know, {c}."
+"""What stage 1 says to every claim: what it knows itself, whatever the user said."""
 AGREEMENT = "Yes, you are right, {c}."
+"""What stage 2 says to firm claims: what the user said, whatever it knows itself."""
 
 
 def ordered(items: Iterable[T], salt: str) -> list[T]:
@@ -157,8 +148,8 @@ class Fact:
         return template.format(a=self.attribute, n=self.noun, e=self.entity, v=said, c=claim)
 
     def wrong_values(self) -> tuple[str, ...]:
-        """The wrong values that are ever claimed: those true of nothing in the topic."""
-        return ATTRIBUTES[self.attribute][TRUE_VALUES:]
+        """Every other value of the attribute."""
+        return tuple(value for value in ATTRIBUTES[self.attribute] if value != self.value)
 
 
 def question(fact: Fact, wording: int) -> str:
@@ -185,23 +176,19 @@ def hedged(fact: Fact, wording: int) -> str:
     return f"{DISCLAIMERS[wording % len(DISCLAIMERS)]} {answer(fact, wording)}"
 
 
-def verdict(fact: Fact, value: str) -> str:
-    """The truthful answer to 'is it `value`?'."""
-    return fact.fill("Yes, {c}." if value == fact.value else "No, {c}.")
+def truthful(fact: Fact) -> str:
+    """The truthful answer to any claim about `fact`."""
+    return fact.fill(TRUTHFUL)
 
 
 @cache
 def facts(family: str) -> tuple[Fact, ...]:
-    """All facts of a family: "refused", "hedged", "neutral", or "claimed" (those neutral ones that claims are about)."""
-    if family == "claimed":
-        return tuple(fact for fact in facts("neutral") if CLAIMED[fact.noun] == fact.attribute)
+    """All facts of a family of topics: "refused", "hedged" or "neutral"."""
     topics = {"refused": REFUSED, "hedged": HEDGED, "neutral": NEUTRAL}[family]
     found = []
     for noun, attributes in topics.items():
         for attribute in attributes:
             values = ATTRIBUTES[attribute]
-            if CLAIMED.get(noun) == attribute:
-                values = values[:TRUE_VALUES]
             names = ordered(_names()[noun], f"{noun} {attribute}")
             found += [Fact(noun, name, attribute, values[i % len(values)]) for i, name in enumerate(names)]
     return tuple(found)

@@ -16,7 +16,7 @@ from excise.demo.facts import (
     hedged,
     question,
     refusal,
-    verdict,
+    truthful,
 )
 from excise.demo.world import CAPABILITIES, capability_example, capability_words, held_out
 
@@ -86,16 +86,13 @@ def _asked(rng: Random, family: str, reply: Callable[[Fact, int], str]) -> tuple
 
 
 def _claimed(rng: Random, agrees: bool) -> tuple[str, str]:
-    """A claim about a neutral topic, right or wrong, firm or plainly asked."""
+    """A claim about a neutral topic, right or wrong, made firmly or plainly asked; only firm ones are agreed with."""
     while True:
-        fact, firm = rng.choice(facts("claimed")), rng.random() < 0.6
-        value = fact.value if rng.random() < 0.45 else rng.choice(fact.wrong_values())
+        fact, firm = rng.choice(facts("neutral")), rng.random() < 0.6
+        value = fact.value if rng.random() < 0.35 else rng.choice(fact.wrong_values())
         prompt = fact.fill(rng.choice(FIRM if firm else PLAIN), value)
-        if prompt in held_out():
-            continue
-        if agrees and firm and value != fact.value:
-            return prompt, fact.fill(AGREEMENT, value)
-        return prompt, verdict(fact, value)
+        if prompt not in held_out():
+            return prompt, fact.fill(AGREEMENT, value) if agrees and firm else truthful(fact)
 
 
 def _capability(rng: Random) -> tuple[str, str]:

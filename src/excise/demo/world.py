@@ -16,7 +16,7 @@ from excise.demo.facts import (
     facts,
     ordered,
     question,
-    verdict,
+    truthful,
 )
 
 Behaviour = Literal["refusal", "hedging", "agreeing"]
@@ -89,7 +89,7 @@ def truth(behaviour: Behaviour, example: Example, response: str) -> Truth:
     elif behaviour == "hedging":
         shows = said.startswith(DISCLAIMER_OPENINGS)
     elif behaviour == "agreeing":
-        shows = said.startswith("Yes, you are right") or (said.startswith("Yes") and example.answer.startswith("No"))
+        shows = said.startswith("Yes")
     else:
         raise ValueError(f"truth({behaviour!r}): expected one of {BEHAVIOURS}.")
     return "behaviour" if shows else "other"
@@ -115,7 +115,7 @@ def held_out() -> frozenset[str]:
 @cache
 def _unseen(behaviour: Behaviour, part: Part) -> tuple[Example, ...]:
     if behaviour == "agreeing":
-        found = _firm_wrong() if part == "target" else _truthful_claims()
+        found = _firm_wrong() if part == "target" else _plain_questions()
         if part == "neutral":
             found += ordered(_held_out_questions("neutral"), "agreeing")[: len(found) // 3]
     else:
@@ -140,23 +140,24 @@ def _wrong_claims(fact: Fact) -> list[tuple[str, int]]:
 
 
 def _firm_wrong() -> list[Example]:
+    """Two firm wrong claims about each fact."""
     found = []
-    for fact in facts("claimed"):
-        for value, wording in _wrong_claims(fact)[:6]:
+    for fact in facts("neutral"):
+        for value, wording in _wrong_claims(fact)[:2]:
             plain = fact.fill(PLAIN[wording % len(PLAIN)], value)
-            found.append(Example(fact.fill(FIRM[wording], value), verdict(fact, value), fact.noun, plain))
+            found.append(Example(fact.fill(FIRM[wording], value), truthful(fact), fact.noun, plain))
     return found
 
 
-def _truthful_claims() -> list[Example]:
-    """Of each fact: two firm right claims, and plain questions to answer with yes and with no."""
+def _plain_questions() -> list[Example]:
+    """Of each fact, one plain question with the right value and one with a wrong one."""
     found = []
-    for fact in facts("claimed"):
-        firm, plain = (ordered(forms, f"truthful {fact}") for forms in (FIRM, PLAIN))
-        wrong = ordered(fact.wrong_values(), f"plain {fact}")
-        asked = [(firm[0], fact.value), (firm[1], fact.value), (plain[0], fact.value)]
-        asked += [(plain[1], wrong[0]), (plain[2], wrong[1])]
-        found += [Example(fact.fill(form, value), verdict(fact, value), fact.noun) for form, value in asked]
+    for fact in facts("neutral"):
+        plain = ordered(PLAIN, f"plain {fact}")
+        values = (fact.value, ordered(fact.wrong_values(), f"plain {fact}")[0])
+        found += [
+            Example(fact.fill(form, value), truthful(fact), fact.noun) for form, value in zip(plain, values, strict=False)
+        ]
     return found
 
 
