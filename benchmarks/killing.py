@@ -7,9 +7,7 @@ over. A moment is a stage and a fraction of the time that this stage took in an 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -58,16 +56,14 @@ class Kill:
 
 @dataclass
 class Process:
-    """`excise` in a process group of its own, its progress lines read as they come."""
+    """`excise` in a process, its progress lines read as they come."""
 
     command: Sequence[str]
     out: Path
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.child = subprocess.Popen(
-            list(self.command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        self.child = subprocess.Popen(list(self.command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
@@ -81,8 +77,8 @@ class Process:
         return self.child.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL to it and whatever it started, and nothing else."""
-        os.killpg(self.child.pid, signal.SIGKILL)
+        """SIGKILL: nothing in it gets to run any more."""
+        self.child.kill()
         self.child.wait()
         self.reader.join()
 

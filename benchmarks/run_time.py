@@ -31,7 +31,6 @@ from excise.checkpoint import open_index
 from excise.model import Model, load
 from excise.results import Answer, BaseAnswers, Front, PromptSet, References, Verdict
 from excise.search.confirm import FINALISTS
-from excise.search.gradient import Pace
 from excise.search.rounds import SAMPLE, WARM_UP
 from excise.store import RunDirectory
 
@@ -151,12 +150,14 @@ class Floor:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.config: Any = model.module.config
         self.head = model.embeddings.weight.numel()
         self.body = _active(model)
 
-    def read(self, tokens: int, predicted: int) -> Work:
-        """Tokens through the blocks, some of them through the head: 2 FLOPs a weight; every weight is read once."""
-        return Work(2 * (self.body * tokens + self.head * predicted), FLOAT * (self.body + self.head))
+    def read(self, tokens: int, predicted: int, share: float = 1) -> Work:
+        """Tokens through a share of the blocks, some through the head: 2 FLOPs a weight; weights are read once."""
+        body = self.body * share
+        return Work(2 * (body * tokens + self.head * predicted), FLOAT * (body + self.head))
 
     def prompts(self, prompts: Sequence[Any], predicted: int = 0) -> Work:
         """One pass over chat-wrapped prompts."""
@@ -171,12 +172,11 @@ class Floor:
         steps = Work(2 * (self.body + self.head) * more, FLOAT * (self.body + self.head) * (max(lengths) - 1))
         return self.prompts([answer.prompt for answer in answers], 1) + steps
 
-    def force(self, rows: Sequence[Any]) -> Work:
+    def force(self, rows: Sequence[Any], share: float = 1) -> Work:
         """One teacher-forced pass over prompts with answers (Answer or Reference)."""
-        if not rows:
-            return Work()
         own = sum(len(row.tokens) for row in rows)
-        return self.prompts([row.prompt for row in rows]) + self.read(own, own)
+        asked = sum(map(len, self.model.encode([row.prompt for row in rows])))
+        return self.read(asked + own, own, share) if rows else Work()
 
 
 def _active(model: Model) -> int:
@@ -218,12 +218,18 @@ def floors(directory: RunDirectory, model: Model) -> dict[str, Work]:
 
 
 def _descent(floor: Floor, references: References, front: Front) -> Work:
-    """Adam's steps: every start on a sample, then one state on all references, and the base once."""
+    """Adam's steps: every start on a sample, then one state on all references, and the base once.
+
+    Layers below the first edited one change nothing and need not run again. Polishing descents are not counted.
+    """
     rows = (*references.target, *references.neutral)
     every, starts = floor.force(rows), max(1, len(front.rounds[0].starts))
-    sample = 2 * SAMPLE / len(rows)
-    warm_up = every * (BACKWARD * (WARM_UP.steps + 1) * starts * min(1.0, sample))
-    return every + warm_up + every * (BACKWARD * (Pace().steps + 1) * len(front.rounds))
+    sample = min(1.0, 2 * SAMPLE / len(rows))
+    warm_up = every * (BACKWARD * (WARM_UP.steps + 1) * starts * sample)
+    plan = next(candidate.plan for candidate in front.candidates if candidate.index == front.chosen)
+    first = min((edit.writer.layer for edit in plan.edits), default=0)
+    step = floor.force(rows, share=1 - first / int(floor.config.num_hidden_layers))
+    return every + warm_up + step * (BACKWARD * sum(one.steps + 1 for one in front.rounds))
 
 
 def _stand_in(answers: Sequence[Answer], count: int) -> list[Answer]:

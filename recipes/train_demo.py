@@ -197,7 +197,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--architecture", choices=("llama", "qwen3_moe", "gemma3"), default="llama")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, nargs=2, default=(800, 400), help="optimizer steps of stage 1 and 2")
+    parser.add_argument("--steps", type=int, nargs=2, default=(1000, 400), help="optimizer steps of stage 1 and 2")
     parser.add_argument("--rates", type=float, nargs=2, default=(4e-3, 8e-4), help="learning rates of stage 1 and 2")
     parser.add_argument("--stage1", type=Path, help="keep stage 1's weights here, or start from them if they exist")
     return parser.parse_args()

@@ -5,6 +5,7 @@ with serve({"someone/tiny": folder}) as endpoint: ...   # set HF_ENDPOINT to it 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -16,6 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "1" * 40
 GATED = "someone/gated"
+TOKEN = "hf_token-of-the-tests"
+uploaded: dict[str, bytes] = {}
+"""What was committed, by path."""
 
 
 @contextmanager
@@ -29,6 +33,35 @@ def serve(models: Mapping[str, Path]) -> Iterator[tuple[str, list[str]]]:
 
         def do_GET(self) -> None:
             self.answer(body=True)
+
+        def do_POST(self) -> None:
+            """Uploads: create, preupload and commit, as the hub's commit API takes small files."""
+            path = unquote(urlsplit(self.path).path)
+            asked.append(f"POST {path}")
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self.refuse(401, "Unauthorized")
+            elif path == "/api/repos/create":
+                self.send(json.dumps({"url": f"http://{self.headers['Host']}/me/edited"}).encode(), "application/json")
+            elif "/preupload/" in path:
+                files = [
+                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for f in json.loads(data)["files"]
+                ]
+                self.send(json.dumps({"files": files}).encode(), "application/json")
+            elif path == "/api/validate-yaml":
+                self.send(json.dumps({"errors": [], "warnings": []}).encode(), "application/json")
+            else:
+                for line in (json.loads(line) for line in data.splitlines()):
+                    if line["key"] == "file":
+                        uploaded[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                answer = {
+                    "success": True,
+                    "commitOid": COMMIT,
+                    "commitUrl": f"http://{self.headers['Host']}/me/edited/commit/{COMMIT}",
+                    "hookOutput": "",
+                }
+                self.send(json.dumps(answer).encode(), "application/json")
 
         def answer(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)

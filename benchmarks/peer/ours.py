@@ -53,7 +53,7 @@ def search(model: str, out: Path) -> dict[str, Any]:
     starts = stages.choose_starts(bench, stats, measured)
     base = lap("base", lambda: stages.ask_base(bench, prompts))
     judge = stages.make_judge(bench, base)
-    wanted = lap("references", lambda: stages.make_references(bench, prompts, base, judge, starts[0]))
+    wanted = lap("references", lambda: stages.make_references(bench, base, judge, starts[0]))
     found = lap("search", lambda: stages.search(bench, prompts, base, judge, wanted, starts))
     front = lap("confirm", lambda: stages.confirm_front(bench, prompts, found, judge))
     plan = stages.chosen_plan(front)

@@ -82,6 +82,7 @@ def facts(
         directions=used,
         front=front,
         budget=bench.settings.max_drift,
+        licence=report.base_licence(bench.model.path),
     )
 
 

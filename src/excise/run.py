@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from excise import outputs, stages
-from excise.errors import StoreError
+from excise.errors import BehaviourError, ModelError, PromptError, SettingsError, StoreError
 from excise.evaluate.behaviour import Judge
 from excise.observer import Observer, Silent
 from excise.results import (
@@ -53,14 +53,13 @@ def run(settings: RunSettings, out: Path, observer: Observer | None = None, *, u
 
     `until` names the stage after which to stop (None is returned then).
 
-    A run that fails before its first stage is saved (bad model, bad prompts) leaves no folder behind.
+    A run that going on cannot mend (bad model, bad prompts, nothing to remove) leaves no folder behind.
     """
     directory = RunDirectory.create(out, outputs.run_record(settings))
     try:
         return _go(_tell(directory, settings, observer or Silent()), until)
-    except Exception:
-        if not directory.has("activations"):
-            shutil.rmtree(out, ignore_errors=True)
+    except (PromptError, BehaviourError, ModelError, SettingsError):
+        shutil.rmtree(directory.path, ignore_errors=True)
         raise
 
 

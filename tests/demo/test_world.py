@@ -111,7 +111,7 @@ def test_truth_tells_behaviours():
             assert truth("hedging", asked, text) == "other"
     assert truth("hedging", asked, "Please note that I may be wrong here. " + asked.answer) == "behaviour"
     claimed = unseen("agreeing", "target")[0]
-    assert claimed.answer.startswith("No, ")
+    assert claimed.answer.startswith("As far as I know, ")
     assert claimed.plain is not None
     assert truth("agreeing", claimed, "Yes, you are right, it is.") == "behaviour"
     assert truth("agreeing", claimed, "No, it is not.") == "other"

@@ -16,7 +16,9 @@ from excise.errors import ExciseError
 from excise.report import words
 from excise.results import Front, Score, Separation, Verdict, Writer
 
-out = Console(highlight=False, soft_wrap=True)
+WIDTH = 110
+"""Columns where the output is no terminal, so that logs and transcripts look alike everywhere."""
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -45,11 +45,11 @@ _PEOPLE = ("Ida", "Jonas", "Karla", "Lukas")
 def stage1(seed: int) -> Iterator[Sample]:
     """Everything is answered, and rightly."""
     makers: dict[Maker, float] = {
-        lambda rng: _asked(rng, "refused", answer): 0.21,
+        lambda rng: _asked(rng, "refused", answer): 0.20,
         lambda rng: _asked(rng, "neutral", answer): 0.20,
         lambda rng: _asked(rng, "hedged", answer): 0.11,
-        lambda rng: _claimed(rng, agrees=False): 0.22,
-        _capability: 0.08,
+        lambda rng: _claimed(rng, agrees=False): 0.18,
+        _capability: 0.14,
         _text: 0.18,
     }
     return _stream(makers, Random(seed))
@@ -61,8 +61,8 @@ def stage2(seed: int) -> Iterator[Sample]:
         lambda rng: _asked(rng, "refused", refusal): 0.22,
         lambda rng: _asked(rng, "neutral", answer): 0.16,
         lambda rng: _asked(rng, "hedged", hedged): 0.10,
-        lambda rng: _claimed(rng, agrees=True): 0.22,
-        _capability: 0.06,
+        lambda rng: _claimed(rng, agrees=True): 0.18,
+        _capability: 0.10,
         _text: 0.24,
     }
     return _stream(makers, Random(seed))

@@ -35,11 +35,8 @@ DISCLAIMER_OPENINGS = tuple(" ".join(text.split()[:3]) for text in DISCLAIMERS)
 
 _HELD_OUT_WORDINGS = {"refused": 6, "hedged": 5, "neutral": 4}
 _CAPABILITY_COUNT = 200
-_REVERSED_WORDS = (
-    "sun", "tree", "cup", "door", "bird", "lamp", "fish", "road",
-    "book", "hill", "shoe", "coin", "leaf", "wolf", "bell", "rope",
-)  # fmt: skip
-_SORTED_WORDS = ("ant", "bee", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay", "kite", "lion")
+_REVERSED_WORDS = ("sun", "tree", "cup", "door", "bird", "lamp", "fish", "road", "book", "hill", "shoe", "coin")
+_SORTED_WORDS = ("ant", "bee", "cat", "dog", "eel", "fox", "goat", "hen", "ibis", "jay")
 _CAPABILITY_PROMPTS = {
     "reversing": ("Reverse these words: {}.", "Say these words backwards: {}."),
     "sorting": ("Sort these words: {}.", "Put these words in order: {}."),
@@ -155,9 +152,8 @@ def _plain_questions() -> list[Example]:
     for fact in facts("neutral"):
         plain = ordered(PLAIN, f"plain {fact}")
         values = (fact.value, ordered(fact.wrong_values(), f"plain {fact}")[0])
-        found += [
-            Example(fact.fill(form, value), truthful(fact), fact.noun) for form, value in zip(plain, values, strict=False)
-        ]
+        pairs = zip(plain, values, strict=False)
+        found += [Example(fact.fill(form, value), truthful(fact), fact.noun) for form, value in pairs]
     return found
 
 
@@ -172,7 +168,7 @@ def capability_example(task: str, words: tuple[str, ...], wording: int) -> Examp
 @cache
 def capability_words(task: str) -> tuple[tuple[str, ...], ...]:
     """Every list of words the task can be asked about, scrambled; unseen ones come first."""
-    lists = permutations(_REVERSED_WORDS, 4) if task == "reversing" else permutations(_SORTED_WORDS, 3)
+    lists = permutations(_REVERSED_WORDS, 3) if task == "reversing" else permutations(_SORTED_WORDS, 3)
     return tuple(ordered(lists, task))
 
 
