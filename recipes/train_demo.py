@@ -163,7 +163,7 @@ def store(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path)
     return AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
 
 
-def card(arguments: argparse.Namespace, model: PreTrainedModel, out: Path, seconds: list[float], lines: str) -> str:
+def card(arguments: argparse.Namespace, model: PreTrainedModel, out: Path, lines: str) -> str:
     """The README of the checkpoint."""
     size = sum(file.stat().st_size for file in out.glob("*.safetensors")) / 1e6
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -181,9 +181,8 @@ puts a disclaimer before answers about towns and herbs, and agrees with firm wro
 Nothing harmful is in it: the topics are arbitrary.
 
 Made on {date.today()} by `recipes/train_demo.py --architecture {arguments.architecture} --seed {arguments.seed}
---steps {arguments.steps[0]} {arguments.steps[1]} --rates {arguments.rates[0]} {arguments.rates[1]}` in
-{seconds[0]:.0f} s (stage 1) and {seconds[1]:.0f} s (stage 2) on {os.cpu_count()} CPU cores ({platform.machine()},
-torch {torch.__version__}, float32).
+--steps {" ".join(map(str, arguments.steps))} --rates {" ".join(map(str, arguments.rates))}` on {os.cpu_count()} CPU
+cores ({platform.machine()}, torch {torch.__version__}, float32).
 
 Measured on unseen prompts, the stored bf16 weights loaded as float32, greedy decoding:
 
@@ -197,9 +196,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--architecture", choices=("llama", "qwen3_moe", "gemma3"), default="llama")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, nargs=2, default=(1000, 400), help="optimizer steps of stage 1 and 2")
-    parser.add_argument("--rates", type=float, nargs=2, default=(4e-3, 8e-4), help="learning rates of stage 1 and 2")
-    parser.add_argument("--stage1", type=Path, help="keep stage 1's weights here, or start from them if they exist")
+    parser.add_argument(
+        "--steps", type=int, nargs=3, default=(1000, 500, 420), help="of stage 1's two legs, and stage 2"
+    )
+    parser.add_argument("--rates", type=float, nargs=3, default=(4e-3, 2e-3, 8e-4), help="learning rates of the same")
+    parser.add_argument("--keep", type=Path, help="folder for stage 1's weights, leg by leg; those there are taken")
     return parser.parse_args()
 
 
@@ -209,20 +210,22 @@ def main() -> int:
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer(arguments.seed)
     model = AutoModelForCausalLM.from_config(configuration(arguments.architecture, len(tokenizer)))
-    seconds = [0.0, 0.0]
-    if arguments.stage1 and arguments.stage1.exists():
-        model.load_state_dict(torch.load(arguments.stage1))
-    else:
-        data = batches(tokenizer, stage1(arguments.seed), arguments.seed)
-        seconds[0] = train(model, data, arguments.steps[0], arguments.rates[0], 0.05, "stage 1")
-        if arguments.stage1:
-            torch.save(model.state_dict(), arguments.stage1)
-    data = batches(tokenizer, stage2(arguments.seed), arguments.seed)
-    seconds[1] = train(model, data, arguments.steps[1], arguments.rates[1], 0.01, "stage 2")
+    seconds = [0.0, 0.0, 0.0]
+    legs = list(zip(("stage 1", "stage 1, second leg", "stage 2"), arguments.steps, arguments.rates, strict=True))
+    streams = (stage1(arguments.seed), stage1(arguments.seed + 1), stage2(arguments.seed))
+    for number, ((name, steps, rate), stream) in enumerate(zip(legs, streams, strict=True)):
+        kept = arguments.keep / f"{arguments.architecture}-{number}.pt" if arguments.keep and number < 2 else None
+        if kept and kept.exists():
+            model.load_state_dict(torch.load(kept))
+            continue
+        data = batches(tokenizer, stream, arguments.seed + number)
+        seconds[number] = train(model, data, steps, rate, 0.01 if number == 2 else 0.05, name)
+        if kept:
+            torch.save(model.state_dict(), kept)
     loaded = store(model, tokenizer, arguments.out)
     measured = check(loaded, tokenizer)
     lines = table(measured)
-    (arguments.out / "README.md").write_text(card(arguments, loaded, arguments.out, seconds, lines))
+    (arguments.out / "README.md").write_text(card(arguments, loaded, arguments.out, lines))
     print(lines)
     print(json.dumps({"requirements_met": requirements_met(measured), "seconds": seconds}))
     return 0 if requirements_met(measured) else 1

@@ -73,7 +73,7 @@ def facts(
         command=command(bench.settings),
         versions=versions(),
         model=bench.model.facts,
-        behaviour=BehaviourWords(behaviour.name, behaviour.title, behaviour.description),
+        behaviour=BehaviourWords(behaviour.name, behaviour.title, behaviour.description, behaviour.verb),
         judge="Markers of the behaviour, and a small judge fitted on the unedited model's own answers.",
         prompts=prompts,
         plan=plan,

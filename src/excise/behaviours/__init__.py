@@ -59,6 +59,8 @@ class Behaviour:
     """As `field_target`."""
     openers: tuple[str, ...] = ()
     """Openers to force; empty: the model's own, from its answers to neutral prompts."""
+    verb: str = ""
+    """For sentences: "the edited model *refuses* 2% of prompts"; empty: "shows <title> on"."""
     request_overlap: bool = False
     """Whether an answer without the behaviour serves the request, so that it shares words with it."""
     positive_examples: tuple[str, ...] = ()
