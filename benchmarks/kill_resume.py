@@ -54,7 +54,7 @@ def main() -> None:
     for trial in _trials(rng, given.each, options, given.out.resolve(), seconds, expected):
         print(f"  {_words(trial)}", flush=True)
         trials.append(trial)
-    text = _page(trials, given.full, given.seed, where.line())
+    text = _page(trials, given, where.line())
     print("\n" + text)
     if given.write_docs:
         write_docs("kill_resume", text)
@@ -124,7 +124,7 @@ def _words(trial: Trial) -> str:
     return f"killed in {where}: {'differs in ' + ', '.join(trial.differences) if trial.differences else 'same bytes'}"
 
 
-def _page(trials: Sequence[Trial], full: bool, seed: int, where: str) -> str:
+def _page(trials: Sequence[Trial], given: argparse.Namespace, where: str) -> str:
     single, chain = trials[:-1], trials[-1]
     counts = Counter(kill.stage for trial in single for kill in trial.kills)
     rows = []
@@ -138,10 +138,11 @@ def _page(trials: Sequence[Trial], full: bool, seed: int, where: str) -> str:
     kills = sum(len(trial.kills) for trial in trials)
     return "\n\n".join([
         where,
-        f"{'The default run' if full else 'A short run'}, seed {seed}: {kills} kills in {len(trials)} runs.",
+        f"{'The default' if given.full else 'A short'} run, seed {given.seed}: {kills} kills in {len(trials)} runs.",
         table(["stage", "kills", "seconds into it", "half-written then", "files that differ in the end"], rows),
         f"One run killed in {len(chain.kills)} places ({', '.join(kill.stage for kill in chain.kills)}): "
         f"{', '.join(chain.differences) or 'same bytes'}.",
+        f"* {given.each} kills in every stage: {outcome(all(counts[stage] >= given.each for stage in STAGES))}\n"
         f"* same bytes after every kill: {outcome(not bad)} ({len(trials) - bad} of {len(trials)} runs)",
     ])  # fmt: skip
 

@@ -22,8 +22,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 import killing
 from common import machine, outcome, table, write_docs
 from excise import demo
@@ -33,11 +31,10 @@ from excise.results import Answer, BaseAnswers, Front, PromptSet, References, Ve
 from excise.search.confirm import FINALISTS
 from excise.search.rounds import SAMPLE, WARM_UP
 from excise.store import RunDirectory
+from rates import FLOAT, Rates, rates
 
 SECONDS, BYTES = 60.0, 2e9
 """The targets: a whole run of the demo model in less time and less resident memory than that."""
-FLOAT = 4
-"""Bytes of a float32."""
 BACKWARD = 2
 """Forward and backward together, in forwards: weights are frozen, so only the gradient of activations is needed
 (training, with gradients of the weights too, would be 3)."""
@@ -83,47 +80,6 @@ def _stages(out: Path, began: float, ended: float) -> dict[str, float]:
         at = file.stat().st_mtime
         found[name], last = at - last, at
     return {**found, "exit": ended - last}
-
-
-# ---------------------------------------------------------------- this machine's rates
-@dataclass(frozen=True)
-class Rates:
-    """What this machine can do at best."""
-
-    flops: float
-    """Multiply-adds count twice, a second; float32, all cores, at the size that runs best: floors go by this."""
-    flops_model: float
-    """The same for a micro-batch of answers times one matrix of the model's width: what small matrices cost."""
-    bytes: float
-    """Read and written, a second, in memory."""
-
-
-def rates(model: Model) -> Rates:
-    """Best of several, with all cores."""
-    d_model, rows = model.embeddings.embedding_dim, model.facts.micro_batch
-    small = _product(rows, d_model, 4 * d_model, 4000)
-    memory = torch.rand(2**26)
-    target = torch.empty_like(memory)
-    return Rates(
-        max(small, *(_product(size, size, size, 20) for size in (256, 512, 1024, 1536))),
-        small,
-        2 * FLOAT * len(memory) / _best(lambda: target.copy_(memory), 12),
-    )
-
-
-def _product(rows: int, inner: int, columns: int, times: int) -> float:
-    """FLOPs a second of one size of matrix product."""
-    one, other = torch.rand(rows, inner), torch.rand(inner, columns)
-    return 2 * rows * inner * columns / _best(lambda: one @ other, times)
-
-
-def _best(work: Any, times: int) -> float:
-    found = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return min(found)
 
 
 # ---------------------------------------------------------------- the floor

@@ -25,7 +25,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     measured = runner.invoke(app, ["measure", "--out", str(out)])
     assert measured.exit_code == 0 and "AUROC" in measured.stdout
     early = runner.invoke(app, ["report", str(out)])
-    assert early.exit_code == 2 and "excise resume" in early.stderr
+    assert early.exit_code == 6 and "excise resume" in early.stderr
     done = runner.invoke(app, ["resume", str(out), "--json"])
     assert done.exit_code == 0, done.stderr
     said = json.loads(done.stdout)

@@ -157,7 +157,7 @@ def test_rounding_goes_through_the_stored_dtype(tiny_model: Callable[..., Path])
     module = loaded(path)
     plan = plan_for(find_writers(module, shapes(path)), "none")
     name = plan.edits[0].writer.parameter
-    with Substitution(module, plan, rounded_to=torch.bfloat16).active():
+    with Substitution(module, plan, rounded_to={edit.writer.name: torch.bfloat16 for edit in plan.edits}).active():
         value = module.get_parameter(name)
         assert torch.equal(value, value.bfloat16().float())
 

@@ -21,7 +21,7 @@ ORDER = (
     {"search"},
     {"stages"},
     {"outputs", "judging", "hub"},
-    {"run"},
+    {"story"},
     {"api"},
     {"cli"},
 )

@@ -19,8 +19,8 @@ from excise.errors import BehaviourError, CheckpointError, PromptError, Settings
 from excise.executor import Resident
 from excise.model import load
 from excise.results import Answer, Front, Judged, Prompt
-from excise.run import Run
 from excise.store import RunDirectory
+from excise.story import Run
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -125,7 +125,7 @@ def test_transformers_loads_it_and_it_answers(refusal: Run) -> None:
 
 
 def test_recipe_makes_the_same_bytes(refusal: Run, tmp_path: Path) -> None:
-    api.apply(refusal.path, out=tmp_path / "from-recipe", base=demo.path())
+    api.apply(refusal.path / "recipe.json", out=tmp_path / "from-recipe", base=demo.path())
     assert digests(tmp_path / "from-recipe")["model.safetensors"] == digests(refusal.model)["model.safetensors"]
     plan, base = load_recipe(refusal.path)
     assert base["source"] == "demo" and len(plan.edits) == len(refusal.plan.edits)

@@ -16,7 +16,7 @@ _DOOR = {
     "resume": "excise.api",
     "apply": "excise.api",
     "measure": "excise.api",
-    "Run": "excise.run",
+    "Run": "excise.story",
     "RunSettings": "excise.settings",
     "EditPlan": "excise.results",
     "Directions": "excise.results",

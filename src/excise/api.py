@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from excise import run as story
-from excise import stages
+from excise import stages, story
 from excise.checkpoint import WriteResult, fingerprint, load_recipe, write_edited
 from excise.checkpoint.files import Progress
-from excise.edits import uniform_plan
+from excise.edits import scaled, uniform_plan
 from excise.errors import CheckpointError, SettingsError, StoreError
 from excise.observer import Observer, Silent
-from excise.results import EditPlan, Front, Writer
-from excise.run import Run
+from excise.results import EditPlan, Front, ModelFacts, Writer
 from excise.settings import RunSettings, parse
 from excise.store import RunDirectory
+from excise.story import Run
 
 
 def run(model: str | Path | None = None, *, out: str | Path, observer: Observer | None = None, **settings: Any) -> Run:
@@ -67,16 +66,27 @@ def apply(
 
     `source` is a run directory (its chosen candidate, or `candidate` of its front), a recipe (with `base`), or, with
     `direction`, a model. A direction is a tensor or a safetensors file with a tensor `direction` of shape [d_model],
-    [layers, d_model] or [layers, k, d_model]; `layers` is half-open.
+    [layers, d_model] or [layers, k, d_model]; `layers` is half-open. For runs and recipes `strength` multiplies theirs.
     """
     folder, target = Path(source), Path(out)
+    given = {"layers": layers, "writers": writers, "keep_norms": keep_norms or None}
     if direction is not None:
+        _refuse({"candidate": candidate, "base": base}, "a direction")
         path, plan = _directed(source, direction, strength, layers, writers, keep_norms)
-    elif (folder / "run.json").is_file():
+        return write_edited(path, plan, target, observer=progress)
+    if (folder / "run.json").is_file():
+        _refuse(given, "a run")
         path, plan = _of_run(folder, candidate, base)
     else:
+        _refuse({**given, "candidate": candidate}, "a recipe")
         path, plan = _of_recipe(folder, base)
-    return write_edited(path, plan, target, observer=progress)
+    return write_edited(path, plan if strength == 1 else scaled(plan, strength), target, observer=progress)
+
+
+def _refuse(options: Mapping[str, object], source: str) -> None:
+    """Raises SettingsError for options that would be read and ignored."""
+    if named := [name for name, value in options.items() if value is not None]:
+        raise SettingsError(f"apply: {', '.join(named)} cannot go with {source}. Leave it out.")
 
 
 def _directed(
@@ -136,22 +146,27 @@ def _of_run(folder: Path, candidate: int | None, base: str | Path | None) -> tup
         )
     plan = stages.chosen_plan(directory.load("confirm", Front), candidate)
     settings = parse(directory.settings["settings"], f"{folder}/run.json")
-    return _checked_base(base or settings.model, load_recipe(folder)[1].get("fingerprint"), folder), plan
+    made_for = directory.load("model", ModelFacts).fingerprint
+    return _checked_base(base or settings.model, made_for, folder, settings.revision, settings.trust_remote_code), plan
 
 
 def _of_recipe(path: Path, base: str | Path | None) -> tuple[Path, EditPlan]:
     plan, made_for = load_recipe(path)
-    return _checked_base(
-        base or (None if made_for["source"] == "demo" else str(made_for["source"])), made_for["fingerprint"], path
-    ), plan
+    source = None if made_for["source"] == "demo" else str(made_for["source"])
+    revision = str(made_for["revision"]) if base is None and made_for.get("revision") else None
+    return _checked_base(base or source, made_for["fingerprint"], path, revision, False), plan
 
 
-def _checked_base(base: str | Path | None, expected: object, where: Path) -> Path:
+def _checked_base(
+    base: str | Path | None, expected: object, where: Path, revision: str | None, trust_remote_code: bool
+) -> Path:
     """The base's folder, if it is the very one that the edit was made for."""
     from excise import demo
     from excise.source import find
 
-    path = find(base).path if base is not None else demo.path()
+    path = demo.path()
+    if base is not None:
+        path = find(base, revision=revision, trust_remote_code=trust_remote_code).path
     found = fingerprint(path)
     if found != expected:
         raise CheckpointError(

@@ -241,9 +241,13 @@ class Resident:
                 f"{facts.source}: {facts.device} is out of memory with one row at a time ({error}). Use shorter "
                 "prompts or fewer tokens, a narrower dtype, or a device with more memory."
             ) from error
-        self.micro_batch //= 2
-        self.model.facts = replace(facts, micro_batch=self.micro_batch)
-        self.notes.append(f"out of memory: micro-batch halved to {self.micro_batch}")
+        self.shrink(self.micro_batch // 2)
+
+    def shrink(self, micro_batch: int) -> None:
+        """Run smaller micro-batches from now on, recorded in the model's facts and in `notes`."""
+        self.micro_batch = micro_batch
+        self.model.facts = replace(self.model.facts, micro_batch=micro_batch)
+        self.notes.append(f"out of memory: micro-batch made smaller, {micro_batch} rows")
 
     def _answer(self, prompt: Prompt, begun: list[int], found: Continuation) -> Answer:
         tokens = (*begun, *found.tokens)

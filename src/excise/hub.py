@@ -14,7 +14,7 @@ def push(run: Path, repository: str, *, private: bool = False) -> str:
     Raises StoreError for an unfinished run, ModelError where the hub does not take it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import LocalTokenNotFoundError
 
     directory = RunDirectory.open(run)
     if not directory.finished:
@@ -27,8 +27,8 @@ def push(run: Path, repository: str, *, private: bool = False) -> str:
             hub.upload_file(path_or_fileobj=directory.path / name, path_in_repo=f"excise/{name}", repo_id=repository)
     except LocalTokenNotFoundError as error:
         raise ModelError(f"{repository}: expected a token, found none. Set HF_TOKEN or run `hf auth login`.") from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # the hub's client lets its HTTP library's own errors through
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{repository}: the hub did not take the upload: {first}. Check its name and the token's rights."
         ) from error

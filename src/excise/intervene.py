@@ -21,6 +21,9 @@ from excise import linalg
 from excise.errors import ArchitectureError
 from excise.results import EditPlan, Norm, Writer
 
+Dtypes = Mapping[str, torch.dtype]
+"""Stored dtype of each writer, by its name."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -79,7 +82,8 @@ class Steering:
             if setting is None or setting.norm != "columns" or writer.name not in setting.strengths:
                 return None
             weight = _matrix(target, writer)
-            units, strengths = setting.units[writer.name].float(), setting.strengths[writer.name].float()
+            units = setting.units[writer.name].to(weight.device, torch.float32)
+            strengths = setting.strengths[writer.name].to(weight.device, torch.float32)
             count = max(len(units), len(strengths))
             units, strengths = units.expand(count, -1, -1), strengths.expand(count, -1)
             scale = torch.stack([linalg.column_scale(weight, u, s) for u, s in zip(units, strengths, strict=True)])
@@ -103,8 +107,8 @@ def _matrix(target: nn.Module, writer: Writer) -> Float[Tensor, "out in"]:
 def _steer(target: nn.Module, writer: Writer, setting: Setting, output: Tensor) -> Tensor:
     """y' for one writer's output, [row, token, d] or, from experts modules, [row · token, d]."""
     y = output.reshape(setting.rows, -1, output.shape[-1])
-    units = setting.units[writer.name].to(y.dtype)
-    strengths = setting.strengths[writer.name].to(y.dtype)
+    units = setting.units[writer.name].to(y.device, y.dtype)
+    strengths = setting.strengths[writer.name].to(y.device, y.dtype)
     if setting.norm == "rows":
         return _steer_rows(target, writer, units, strengths, y).reshape(output.shape)
     along = torch.einsum("rtd,rkd->rtk", y, units.expand(len(y), -1, -1)) * strengths[:, None, :]
@@ -143,24 +147,25 @@ def hooked(module: nn.Module, plan: EditPlan, *, rows: int) -> Iterator[Steering
 class Substitution:
     """The plan as parameters: W' in place of W while `active`, and the very same W back afterwards, whatever happens.
 
-    The edited matrices are computed once. `rounded_to` passes them through the checkpoint's dtype, so that what runs
-    is what will be stored.
+    The edited matrices are computed once. `rounded_to` passes them through the checkpoint's dtype (by the writer's
+    name), so that what runs is what will be stored.
     """
 
-    def __init__(self, module: nn.Module, plan: EditPlan, *, rounded_to: torch.dtype | None = None) -> None:
+    def __init__(self, module: nn.Module, plan: EditPlan, *, rounded_to: Dtypes | None = None) -> None:
         self._swaps: list[tuple[nn.Parameter, Tensor]] = []
         with torch.no_grad():
             for edit in plan.edits:
                 parameter = module.get_parameter(edit.writer.parameter)
+                stored = None if rounded_to is None else rounded_to[edit.writer.name]
                 changed = _edited(parameter, edit.writer.layout, edit.units, edit.strengths, plan.norm)
-                self._add(parameter, changed, rounded_to)
+                self._add(parameter, changed, stored)
                 bias = getattr(module.get_submodule(edit.writer.module), "bias", None)
                 if isinstance(bias, nn.Parameter):
                     units, strengths = edit.units.to(bias.device), edit.strengths.to(bias.device)
-                    self._add(bias, bias.float() - (units.T * strengths) @ (units @ bias.float()), rounded_to)
+                    self._add(bias, bias.float() - (units.T * strengths) @ (units @ bias.float()), stored)
 
-    def _add(self, parameter: nn.Parameter, value: Tensor, rounded_to: torch.dtype | None) -> None:
-        rounded = value if rounded_to is None else value.to(rounded_to)
+    def _add(self, parameter: nn.Parameter, value: Tensor, stored: torch.dtype | None) -> None:
+        rounded = value if stored is None else value.to(stored)
         self._swaps.append((parameter, rounded.to(parameter.dtype)))
 
     @contextmanager
@@ -174,7 +179,7 @@ class Substitution:
 
 
 @contextmanager
-def substituted(module: nn.Module, plan: EditPlan, *, rounded_to: torch.dtype | None = None) -> Iterator[None]:
+def substituted(module: nn.Module, plan: EditPlan, *, rounded_to: Dtypes | None = None) -> Iterator[None]:
     """`Substitution(...).active()` in one step."""
     with Substitution(module, plan, rounded_to=rounded_to).active():
         yield

@@ -10,7 +10,7 @@ from typing import Any
 from excise import behaviours, stages
 from excise.errors import PromptError, SettingsError
 from excise.evaluate.behaviour import MarkerJudge
-from excise.evaluate.drift import answer_log_probs, divergences, drift_summary
+from excise.evaluate.drift import between, drift_summary
 from excise.evaluate.score import score
 from excise.observer import Observer
 from excise.results import Answer, Prompt, Score
@@ -56,7 +56,7 @@ def compare(settings: RunSettings, edited: Sequence[str], observer: Observer) ->
     judge = stages.make_judge(bench, stages.ask_base(bench, prompts))
     sides = prompts.target["test"], prompts.neutral["test"]
     said, kept = (bench.executor.generate(side, settings.max_tokens) for side in sides)
-    base_logp = answer_log_probs(bench.executor, kept, tokens=settings.max_tokens)
+    texts = [answer.prompt.text for answer in kept]
     scores = [score("base", said, kept, judge, base_neutral=None, drift=None)]
     for source in edited:
         observer.stage("edited", f"asking {source}")
@@ -66,9 +66,6 @@ def compare(settings: RunSettings, edited: Sequence[str], observer: Observer) ->
                 f"{source}: expected the base's tokenizer and chat template, found others. Compare like with like."
             )
         answers, unchanged = (other.executor.generate(side, settings.max_tokens) for side in sides)
-        after = answer_log_probs(other.executor, kept, tokens=settings.max_tokens)
-        moved = drift_summary(
-            [divergences(b, a) for b, a in zip(base_logp, after, strict=True)], [a.prompt.text for a in kept]
-        )
+        moved = drift_summary(between(bench.executor, other.executor, kept, tokens=settings.max_tokens), texts)
         scores.append(score(source, answers, unchanged, judge, base_neutral=kept, drift=moved))
     return tuple(scores)

@@ -28,6 +28,16 @@ def versions() -> dict[str, str]:
     return {"excise": metadata.version("excise"), "python": platform.python_version(), **found}
 
 
+def absolute(settings: RunSettings) -> RunSettings:
+    """Paths that exist made absolute, so that a run can be resumed from anywhere."""
+    found = {
+        name: str(Path(value).resolve())
+        for name in ("model", "behaviour", "target", "neutral")
+        if (value := getattr(settings, name)) and Path(value).exists()
+    }
+    return settings.model_copy(update=found)
+
+
 def run_record(settings: RunSettings) -> dict[str, Any]:
     """What run.json holds: settings (the seed among them) and versions."""
     return {"settings": settings.model_dump(mode="json"), "versions": versions()}
@@ -46,7 +56,7 @@ def check_versions(record: dict[str, Any], where: Path) -> None:
 
 def command(settings: RunSettings) -> str:
     """The command line that makes this run again."""
-    parts = ["excise", "run"]
+    parts = ["excise", "run", "--out", "NEW_FOLDER"]
     changed = settings.model_dump(mode="json", exclude_defaults=True)
     if settings.model is not None:
         parts.append(str(changed.pop("model")))

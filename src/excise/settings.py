@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from excise.errors import SettingsError
 
@@ -63,6 +63,14 @@ class RunSettings(BaseModel):
     max_tokens: int = Field(64, ge=4)
     """Longest answer that is generated and judged."""
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> RunSettings:
+        if self.k > 1 and self.directions != "top-k":
+            raise ValueError(f"k = {self.k} needs directions = top-k (difference-of-means gives one direction)")
+        if self.norm != "none" and self.search != "sampler":
+            raise ValueError(f"norm = {self.norm} needs search = sampler (descent is for plain ablation)")
+        return self
+
 
 def load_settings(file: Path | None, given: Mapping[str, Any]) -> RunSettings:
     """TOML file < environment (EXCISE_*) < `given`; None in `given` means not given.
@@ -86,6 +94,8 @@ def parse(values: Mapping[str, Any], where: str) -> RunSettings:
         return RunSettings(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise SettingsError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from error
         name = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"{where}: {name}: {first['msg']}, found {first['input']!r}.") from error
 

@@ -1,22 +1,21 @@
-"""What each stage of a run does, on the values of the stages before it. `run.py` tells in which order."""
+"""What each stage of a run does, on the values of the stages before it. `story.py` tells in which order."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from excise import architecture, behaviours, demo, prompts
 from excise.activations import measure, separation
 from excise.behaviours import Behaviour, Side
-from excise.checkpoint import open_index
+from excise.checkpoint import Entry, open_index
 from excise.checkpoint.tensors import DTYPES
 from excise.directions import METHODS, NEEDS_COVARIANCE, starts
 from excise.edits import random_like, uniform_plan
-from excise.errors import BehaviourError, PromptError
+from excise.errors import BehaviourError, CheckpointError, PromptError, SettingsError
 from excise.evaluate.behaviour import Judge, build_judge
 from excise.evaluate.drift import drift
 from excise.evaluate.score import score
@@ -68,12 +67,8 @@ class Bench:
     observer: Observer
     leak: float
     """What the proof of the writers left along a removed direction."""
-
-    @cached_property
-    def stored_dtype(self) -> torch.dtype:
-        """Dtype of the edited tensors in the checkpoint: what measured edits are rounded to."""
-        index = open_index(self.model.path)
-        return DTYPES[index.find(self.writers.writers[0].tensors[0])[1].dtype]
+    stored: Mapping[str, torch.dtype]
+    """Dtype of each writer's tensors in the checkpoint, by the writer's name: what measured edits are rounded to."""
 
     @property
     def wanted(self) -> Wanted:
@@ -95,8 +90,9 @@ def set_up(settings: RunSettings, behaviour: Behaviour, observer: Observer) -> B
         s.model or demo.path(), revision=s.revision, dtype=s.dtype, device=s.device,
         trust_remote_code=s.trust_remote_code, thinking=s.thinking, system=s.system, micro_batch=s.micro_batch,
     )  # fmt: skip
-    shapes = {entry.name: entry.shape for shard in open_index(model.path).shards for entry in shard.entries}
-    writers = architecture.find_writers(model.module, shapes)
+    entries = {entry.name: entry for shard in open_index(model.path).shards for entry in shard.entries}
+    writers = architecture.find_writers(model.module, {name: entry.shape for name, entry in entries.items()})
+    stored = {writer.name: _stored_dtype(entries[writer.tensors[0]]) for writer in writers.writers}
     leak = architecture.verify(model.module, writers, seed=s.seed)
     executor = Resident(model, [model.module.get_submodule(path) for path in writers.blocks])
     observer.note(
@@ -104,7 +100,16 @@ def set_up(settings: RunSettings, behaviour: Behaviour, observer: Observer) -> B
         f"{model.facts.device}: "
         f"{len(writers.writers)} writers in {writers.layers} layers, {leak:.1e} left along a removed direction"
     )
-    return Bench(s, behaviour, model, writers, executor, observer, leak)
+    return Bench(s, behaviour, model, writers, executor, observer, leak, stored)
+
+
+def _stored_dtype(entry: Entry) -> torch.dtype:
+    if entry.dtype not in DTYPES:
+        raise CheckpointError(
+            f"{entry.name}: expected one of {', '.join(DTYPES)}, found {entry.dtype}, which cannot be edited yet. "
+            "Convert the checkpoint to BF16 first."
+        )
+    return DTYPES[entry.dtype]
 
 
 def gather_prompts(settings: RunSettings, behaviour: Behaviour) -> PromptSet:
@@ -112,7 +117,7 @@ def gather_prompts(settings: RunSettings, behaviour: Behaviour) -> PromptSet:
     own = {"target": settings.target, "neutral": settings.neutral}
     if any(own.values()) and not all(own.values()):
         raise PromptError("prompts: expected both --target and --neutral, found one. Give both sides.")
-    if settings.model in (None, str(demo.path())) and not any(own.values()):
+    if settings.model in (None, str(demo.path())) and settings.prompts == "packaged" and not any(own.values()):
         target, neutral = demo.prompts(behaviour.name)
         return prompts.split(target, neutral, seed=settings.seed, sizes=demo.sizes(behaviour.name))
 
@@ -125,8 +130,11 @@ def gather_prompts(settings: RunSettings, behaviour: Behaviour) -> PromptSet:
 
 
 def measure_activations(bench: Bench, prompt_set: PromptSet) -> ActivationStats:
-    """Moments of both sides on the extract split."""
+    """Moments of both sides on the extract split. Raises SettingsError for more positions than prompts have tokens."""
     encode = bench.model.encode
+    shortest = min(len(row) for side in (prompt_set.target, prompt_set.neutral) for row in encode(side["extract"]))
+    if bench.positions > shortest:
+        raise SettingsError(f"positions: expected at most {shortest}, the shortest prompt, found {bench.positions}.")
     return measure(
         bench.executor,
         encode(prompt_set.target["extract"]),
@@ -183,6 +191,10 @@ def make_references(bench: Bench, base: BaseAnswers, judge: Judge, first: Direct
     """The answers that the search holds an edit against, made by the model itself."""
     asked, limit = [answer.prompt for answer in base.target[:REFERENCES]], bench.settings.max_tokens
     neutral = targets.from_answers([row.answer for row in judge(base.neutral) if row.label != "broken"][:REFERENCES])
+    if not neutral:
+        raise BehaviourError(
+            "search: expected neutral answers that are not broken, found none. Check the neutral prompts."
+        )
     if bench.behaviour.targets == "plain":
         found, source = targets.from_plain(bench.executor, asked, limit), "plain"
         if not found:
@@ -203,7 +215,7 @@ def _from_coarse_edit(
     plan = uniform_plan(bench.writers.writers, first.vectors, 1.0)
     with Substitution(bench.model.module, plan).active():
         answers = bench.executor.generate(asked, bench.settings.max_tokens)
-    usable = targets.from_answers([row.answer for row in judge(answers) if row.label == "absent"])
+    usable = targets.from_answers([row.answer for row in judge(answers) if row.label == "absent"], forced=1)
     have = {reference.prompt for reference in found}
     both = (*found, *(reference for reference in usable if reference.prompt not in have))
     if not both:
@@ -237,7 +249,7 @@ def confirm_front(bench: Bench, prompt_set: PromptSet, front: Front, judge: Judg
     """Finalists on the confirm split, once; the choice is made there."""
     return confirm(
         bench.executor, front, prompt_set.target["confirm"], prompt_set.neutral["confirm"], judge, bench.wanted,
-        bench.stored_dtype,
+        bench.stored,
     )  # fmt: skip
 
 
@@ -249,7 +261,7 @@ def evaluate(bench: Bench, prompt_set: PromptSet, plan: EditPlan, judge: Judge) 
     base = score("base", base_target, base_neutral, judge, base_neutral=None, drift=None)
 
     def of(name: str, edit: EditPlan) -> Score:
-        change = Substitution(bench.model.module, edit, rounded_to=bench.stored_dtype)
+        change = Substitution(bench.model.module, edit, rounded_to=bench.stored)
         with change.active():
             said = bench.executor.generate(target, limit)
             kept = bench.executor.generate(neutral, limit)

@@ -174,6 +174,9 @@ class RunDirectory:
                 _sync(partial / "stages")
                 os.rename(partial, path)
                 _sync(path.parent)
+        except SpaceError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             cls._refuse(path)
@@ -216,7 +219,8 @@ class RunDirectory:
 
     def finish(self) -> None:
         """Say that nothing is left to do."""
-        _replace_text(self.path / "stages" / ".finished", "")
+        with _full_disk(self.path):
+            _replace_text(self.path / "stages" / ".finished", "")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -230,9 +234,10 @@ class RunDirectory:
                 raise StoreError(f"{self.path}: process {owner} works on this run. Wait for it, or end it.") from error
             except OSError as error:
                 raise StoreError(f"{self.path}: cannot be locked: {error.strerror}. Choose a local disk.") from error
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            with _full_disk(self.path):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
             yield
 
     def stage_path(self, stage: str) -> Path:

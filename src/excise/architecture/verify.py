@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from excise import linalg
+from excise.architecture.blocks import inside
 from excise.errors import ArchitectureError
 from excise.intervene import Steering
 from excise.results import WriterMap
@@ -35,12 +37,8 @@ def verify(module: nn.Module, writers: WriterMap, *, seed: int = 0) -> float:
         with steering.using(units, ones, rows=len(ids)):
             left = _left_along(module, writers, ids.to(device), unit.to(device))
     for path, value in zip(writers.blocks, left, strict=True):
-        if not value <= _tolerance(module):
-            named = [
-                writer.module
-                for writer in writers.writers
-                if path == ".".join(writer.module.split(".")[: len(path.split("."))])
-            ]
+        if not value <= TOLERANCE:
+            named = [writer.module for writer in writers.writers if inside(writer.module, path)]
             raise ArchitectureError(
                 f"{path}: expected nothing along a removed direction (at most {TOLERANCE:g} of what the block adds), "
                 f"found {value:.2g} with {named} edited. Another matrix writes there, or the branch is normalised "
@@ -49,21 +47,25 @@ def verify(module: nn.Module, writers: WriterMap, *, seed: int = 0) -> float:
     return max(left)
 
 
-def _tolerance(module: nn.Module) -> float:
-    """float32 rounding, or that of a model loaded in half precision."""
-    precise = next(module.parameters()).dtype in (torch.float32, torch.float64)
-    return TOLERANCE if precise else 30 * TOLERANCE
-
-
 def _left_along(module: nn.Module, writers: WriterMap, ids: Tensor, unit: Float[Tensor, " d_model"]) -> list[float]:
-    """max over positions of |uᵀ(h_out − h_in)| / ‖h_out − h_in‖ for every block."""
+    """max over positions of |uᵀ(h_out − h_in)| / ‖h_out − h_in‖ for every block, in float32.
+
+    A block in half precision runs again as a float32 copy of itself, one block at a time, on the same inputs.
+    """
     left: list[float] = []
 
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if next(block.parameters()).dtype not in (torch.float32, torch.float64):
+            copy = deepcopy(block)
+            copy._forward_hooks.clear()
+            copy._forward_hooks_with_kwargs.clear()
+            args, kwargs = _float32(args), _float32(kwargs)
+            output = copy.float()(*args, **kwargs)
         before = args[0] if args else kwargs["hidden_states"]
         after = output[0] if isinstance(output, tuple) else output
         added = (after.float() - before.float()).reshape(-1, writers.d_model)
-        left.append(float(((added @ unit).abs() / added.norm(dim=-1).clamp_min(linalg.EPS)).max()))
+        along = (added @ unit.to(added.device)).abs()
+        left.append(float((along / added.norm(dim=-1).clamp_min(linalg.EPS)).max()))
 
     handles = [module.get_submodule(path).register_forward_hook(hook, with_kwargs=True) for path in writers.blocks]
     try:
@@ -72,3 +74,12 @@ def _left_along(module: nn.Module, writers: WriterMap, ids: Tensor, unit: Float[
         for handle in handles:
             handle.remove()
     return left
+
+
+def _float32(value: Any) -> Any:
+    """The same arguments with every half-precision tensor in float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, tuple | list):
+        return type(value)(_float32(part) for part in value)
+    return {key: _float32(part) for key, part in value.items()} if isinstance(value, dict) else value

@@ -7,6 +7,7 @@ The rule is a table of the field's names (below, as data) plus shapes; it does n
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
@@ -53,6 +54,12 @@ def find_writers(module: nn.Module, stored: Mapping[str, Sequence[int]]) -> Writ
                 f"{names}. This architecture is not known yet; please report it with its config.json."
             )
         writers.extend(found)
+    counts = Counter(writer.name for writer in writers)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ArchitectureError(
+            f"{type(module).__name__}: expected one writer a role in each block, found several called {twice[0]}. "
+            "This architecture is not known yet; please report its config.json."
+        )
     return WriterMap(str(config.model_type), d_model, len(blocks), tuple(path for path, _ in blocks), tuple(writers))
 
 

@@ -12,7 +12,7 @@ import typer
 
 from excise.cli import console
 from excise.cli import options as o
-from excise.errors import ExciseError, SettingsError
+from excise.errors import ExciseError, SettingsError, StoreError
 
 app = typer.Typer(
     help="Take a behaviour out of an open-weight language model by editing weights, and prove what changed.",
@@ -86,7 +86,7 @@ def _story(config: Path | None, values: dict[str, Any], until: str | None) -> No
     """Run up to a stage and show what there is to show."""
     with clear_errors(), console.Reporter() as reporter:
         settings = _settings(config, values)
-        from excise import run as story
+        from excise import story
 
         finished = story.run(settings, values["out"], reporter, until=until)
         _show(values["out"], finished, until, json=values["json"])
@@ -96,7 +96,7 @@ def _story(config: Path | None, values: dict[str, Any], until: str | None) -> No
 def resume(run: Annotated[Path, typer.Argument(help="Run directory.")], json: o.Json = False) -> None:
     """Go on with a run that was stopped at any moment; it ends in the same bytes."""
     with clear_errors(), console.Reporter() as reporter:
-        from excise import run as story
+        from excise import story
 
         _show(run, story.resume(run, reporter), None, json=json)
 
@@ -203,7 +203,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
         directory = RunDirectory.open(run)
         for stage in ("confirm", "verdict"):
             if not directory.has(stage):
-                raise SettingsError(
+                raise StoreError(
                     f"{run}: expected a finished run, found none of stage {stage!r}. Use excise resume {run}."
                 )
         console.show_verdict(directory.load("verdict", Verdict), directory.settings["settings"]["behaviour"])

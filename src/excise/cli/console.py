@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -43,7 +44,7 @@ class Reporter:
 
     def stage(self, name: str, about: str) -> None:
         """One line a stage, with the seconds since the start."""
-        err.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {about}")
+        err.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {escape(about)}")
         if self._bar is not None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
@@ -51,7 +52,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """An indented line."""
-        err.print(f"          [dim]{text}[/]", markup=True)
+        err.print(f"          [dim]{escape(text)}[/]")
 
     def progress(self, done: int, total: int) -> None:
         """Moves the bar; says nothing elsewhere."""
@@ -61,12 +62,12 @@ class Reporter:
 
 def fail(error: ExciseError) -> None:
     """One clear line."""
-    err.print(f"[bold red]error:[/] {_escape(str(error))}")
+    err.print(f"[bold red]error:[/] {escape(str(error))}")
 
 
 def say(text: str) -> None:
     """A plain line of results."""
-    out.print(_escape(text))
+    out.print(escape(text), soft_wrap=True)
 
 
 def write_json(value: Any) -> None:
@@ -172,7 +173,7 @@ def show_answers(prompt: str, base: str, edited: str) -> None:
     table = Table(show_lines=False, expand=True, title=None)
     table.add_column("base", ratio=1)
     table.add_column("edited", ratio=1)
-    table.add_row(_escape(base), _escape(edited))
+    table.add_row(escape(base), escape(edited))
     out.print(table)
 
 
@@ -186,7 +187,3 @@ def ask(prompt: str = "you> ") -> str | None:
 
 def _kl(state: Score, name: str) -> str:
     return "–" if state.drift is None else words.kl(getattr(state.drift, name))
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -22,7 +22,7 @@ def talk(run: Path, candidate: int | None) -> None:
     settings = parse(directory.settings["settings"], f"{run}/run.json")
     bench = stages.set_up(settings, stages.behaviour_of(settings), console.Reporter())
     plan = stages.chosen_plan(directory.load("confirm", Front), candidate)
-    edit = Substitution(bench.model.module, plan, rounded_to=bench.stored_dtype)
+    edit = Substitution(bench.model.module, plan, rounded_to=bench.stored)
     while line := console.ask():
         prompt = [Prompt(line)]
         base = bench.executor.generate(prompt, 4 * settings.max_tokens)[0].text

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from excise.errors import ModelError
 from excise.executor import Batch, Resident
 from excise.intervene import Substitution
 from excise.results import Answer, Drift
@@ -60,10 +61,25 @@ def token_divergences(
     return found
 
 
+def between(base: Resident, other: Resident, answers: Sequence[Answer], *, tokens: int) -> list[list[float]]:
+    """As `token_divergences`, for two models of one vocabulary that are both loaded. Raises ModelError otherwise."""
+    found: list[list[float]] = []
+    for wave in _waves(base, answers, tokens):
+        before, after = (answer_log_probs(executor, wave, tokens=tokens) for executor in (base, other))
+        if before[0].shape != after[0].shape:
+            raise ModelError(
+                f"{other.model.facts.source}: expected {before[0].shape[-1]} logits as the base has, "
+                f"found {after[0].shape[-1]}. Compare models of one vocabulary."
+            )
+        found += [divergences(b, a) for b, a in zip(before, after, strict=True)]
+    return found
+
+
 def divergences(base: Float[Tensor, "position vocab"], edited: Float[Tensor, "position vocab"]) -> list[float]:
-    """Σ p (log p − log q) at every position, from log-probabilities; rounding below zero counts as zero."""
-    values = (base.exp() * (base - edited)).nan_to_num(0.0).sum(-1)
-    return [max(0.0, value) for value in values.tolist()]
+    """Σ p (log p − log q) at every position, from log-probabilities; rounding below zero counts as zero,
+    and a broken model's nan stays nan."""
+    values = torch.where(base > -torch.inf, base.exp() * (base - edited), 0.0).sum(-1)
+    return list(values.clamp_min(0).tolist())
 
 
 def answer_log_probs(

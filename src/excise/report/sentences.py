@@ -23,6 +23,7 @@ _STOPPED = {
     "budget": "nothing better was left within the allowed damage",
     "rounds": "the allowed number of rounds was used",
     "time limit": "the time limit was reached",
+    "trials": "all trials were made",
 }
 SPLIT_WORDS = {
     "extract": "to find the directions",

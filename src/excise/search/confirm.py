@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,7 +26,7 @@ def confirm(
     neutral: Sequence[Prompt],
     judge: Judge,
     wanted: Wanted,
-    rounded_to: torch.dtype,
+    rounded_to: Mapping[str, torch.dtype],
 ) -> Front:
     """The front with its finalists confirmed and the choice made anew among them.
 
@@ -53,7 +53,7 @@ def _confirmation(
     base: Sequence[Answer],
     judge: Judge,
     wanted: Wanted,
-    rounded_to: torch.dtype,
+    rounded_to: Mapping[str, torch.dtype],
 ) -> Confirmation:
     edit = Substitution(executor.model.module, candidate.plan, rounded_to=rounded_to)
     with edit.active():

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from excise.results import Candidate
+from excise.evaluate.statistics import wilson
+from excise.results import Candidate, Judged, Rate
+
+
+def remaining(judged: Sequence[Judged]) -> Rate:
+    """Answers that an edit has not put right: those that show the behaviour, and those that are broken."""
+    return wilson(sum(row.label != "absent" for row in judged), len(judged))
 
 
 def rate(candidate: Candidate) -> float:
-    """Behaviour left: on the confirm split where it was measured, else on the select split; 1 where neither was."""
+    """What is left on the select split and, where it was measured, the confirm split; 1 where neither was."""
+    rates = [candidate.select] if candidate.select else []
     if candidate.confirmed is not None:
-        return candidate.confirmed.behaviour.value
-    return candidate.select.value if candidate.select is not None else 1.0
+        rates += [candidate.confirmed.behaviour]
+    total = sum(found.total for found in rates)
+    return sum(found.count for found in rates) / total if total else 1.0
 
 
 def damage(candidate: Candidate) -> float:

@@ -24,9 +24,9 @@ SETTLED = 0.03
 class Prices:
     """Weights of the objective's terms."""
 
-    target: float = 3.0
+    target: float = 10.0
     """μ, on KL per token over the wanted answers to target prompts."""
-    neutral: float = 30.0
+    neutral: float = 100.0
     """κ, on KL per token over neutral answers."""
     strength: float = 0.003
     """ρ, on the mean squared strength."""
@@ -36,7 +36,7 @@ class Prices:
 class Pace:
     """Steps and step sizes of Adam."""
 
-    steps: int = 12
+    steps: int = 14
     """At most; fewer where the loss no longer falls."""
     strengths: float = 0.12
     directions: float = 0.02
@@ -57,7 +57,7 @@ class State:
         return State(self.units[index : index + 1], self.strengths[index : index + 1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """One step of the path of one candidate: the parameters, and what they were worth before the step."""
 
@@ -153,7 +153,7 @@ def _gradients(
         copy = torch.tensor([position % copies for position in part.batch.index], device=first.device)
         sums = torch.zeros(copies, 3, device=first.device)
         sums.index_add_(0, copy, torch.stack([first, kl * part.is_target, kl * ~part.is_target], 1).detach())
-        return sums, along_units, along_strengths
+        return sums.cpu(), along_units, along_strengths
 
     results = objective.executor.run(lambda: objective.parts(chosen, copies), work, lambda part: part.batch.ids.numel())
     sums = sum((result[0] for result in results[1:]), results[0][0])

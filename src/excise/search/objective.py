@@ -193,7 +193,7 @@ class Objective:
         self, steering: Steering, part: Part, units: Mapping[str, Tensor], strengths: Mapping[str, Tensor], copies: int
     ) -> tuple[Tensor, Tensor]:
         """`terms` with candidate c of [copy, ...] parameters on every row that is copy c."""
-        copy = torch.tensor([position % copies for position in part.batch.index], device=part.answer.device)
+        copy = torch.tensor([position % copies for position in part.batch.index])
         by_row = ({name: value[copy] for name, value in values.items()} for values in (units, strengths))
         below = self._below.using(id(part)) if self._below else nullcontext()
         with steering.using(*by_row, rows=len(part.answer)), below:

@@ -18,12 +18,11 @@ from torch import Tensor
 from excise import linalg
 from excise.activations import moments
 from excise.evaluate.behaviour import Judge
-from excise.evaluate.statistics import wilson
 from excise.executor import Resident
 from excise.intervene import Steering, Substitution
 from excise.observer import Observer
 from excise.results import Candidate, Directions, EditPlan, Front, Norm, Prompt, Rate, References, Round, Writer
-from excise.search.front import choose, damage, pareto
+from excise.search.front import choose, damage, pareto, remaining
 from excise.search.gradient import Pace, Point, Prices, State, descend, grown, start_state
 from excise.search.objective import Objective
 
@@ -66,7 +65,7 @@ IDLE = 0.05
 """Writers of the first layers that are weaker than this after the warm-up are left out, and their layers skipped."""
 LEVELS = (0.75, 0.5, 0.25)
 """Shares of the first term at which weaker edits of the path are judged for the front."""
-DEARER = 5.0
+DEARER = 2.0
 """Factor on the price of damage in each polishing descent."""
 POLISHES = 2
 
@@ -117,8 +116,8 @@ class GradientSearch:
         """The rounds themselves: (why they ended, the last state)."""
         for number in range(1, self.wanted.rounds + 1):
             began = time.monotonic()
-            (found,), state = descend(objective, steering, self.writers, state, self.prices, self.pace)
-            last = self._judge_path(number, [*path, *found] if number == 1 else found, self.prices)
+            (found,), _ = descend(objective, steering, self.writers, state, self.prices, self.pace)
+            last, state = self._judge_path(number, found, self.prices, before=path if number == 1 else ())
             assert last.select is not None
             seconds = time.monotonic() - began
             self.rounds.append(Round(number, name, scores, len(found) - 1, last.select, last.terms.neutral, seconds))
@@ -162,22 +161,25 @@ class GradientSearch:
         path = [replace(point, units=point.units[kept], strengths=point.strengths[kept]) for point in path]
         return State(state.units[:, kept], state.strengths[:, kept]), path
 
-    def _judge_path(self, number: int, path: Sequence[Point], prices: Prices) -> Candidate:
-        """Candidates from a path, judged by generation; returns the path's best point."""
-        best = min(range(len(path)), key=lambda step: (path[step].loss, step))
-        for step in sorted({*_along(path, best), best}):
-            plan = path[step].plan(self.writers, self.norm)
-            candidate = Candidate(
-                len(self.candidates), number, prices.neutral, plan, path[step].terms, self._generate(plan)
-            )
-            self.candidates.append(candidate)
-        return self.candidates[-1]
+    def _judge_path(
+        self, number: int, path: Sequence[Point], prices: Prices, before: Sequence[Point] = ()
+    ) -> tuple[Candidate, State]:
+        """Candidates from a path (weaker ones also from the steps `before` it), judged by generation.
+
+        Returns the path's best point, twice: as a candidate and as the state to go on from.
+        """
+        best = min(path, key=lambda point: point.loss)
+        whole = [*before, *path[: path.index(best)]]
+        for point in (*_weaker(whole, best), best):
+            plan = point.plan(self.writers, self.norm)
+            index = len(self.candidates)
+            self.candidates.append(Candidate(index, number, prices.neutral, plan, point.terms, self._generate(plan)))
+        return self.candidates[-1], State(best.units[None], best.strengths[None])
 
     def _generate(self, plan: EditPlan) -> Rate:
         with torch.no_grad(), Substitution(self.executor.model.module, plan).active():
             answers = self.executor.generate(self.ground.select, self.wanted.tokens)
-        judged = self.ground.judge(answers)
-        return wilson(sum(row.label in ("shows", "partly") for row in judged), len(judged))
+        return remaining(self.ground.judge(answers))
 
     def _polish(self, objective: Objective, steering: Steering, state: State) -> None:
         """Descend with damage made dearer, as long as the behaviour on the select split does not come back."""
@@ -187,8 +189,8 @@ class GradientSearch:
             if self._late() or left is None:
                 return
             prices = replace(prices, target=prices.target * DEARER, neutral=prices.neutral * DEARER)
-            (path,), state = descend(objective, steering, self.writers, state, prices, self.pace)
-            last = self._judge_path(len(self.rounds), path[1:], prices)
+            (path,), _ = descend(objective, steering, self.writers, state, prices, self.pace)
+            last, state = self._judge_path(len(self.rounds), path[1:], prices)
             if last.select is None or last.select.count > left.count:
                 return
 
@@ -197,7 +199,7 @@ class GradientSearch:
         executor, encode = self.executor, self.executor.model.encode
         with torch.no_grad(), Substitution(executor.model.module, plan).active():
             answers = executor.generate(self.ground.extract, self.wanted.tokens)
-            shown = [row.answer.prompt for row in self.ground.judge(answers) if row.label in ("shows", "partly")]
+            shown = [row.answer.prompt for row in self.ground.judge(answers) if row.label != "absent"]
             target = moments(executor, encode(shown if len(shown) >= 4 else self.ground.extract), 1)
             neutral = moments(executor, encode(self.ground.neutral), 1)
         gap = linalg.reject(target.mean - neutral.mean, neutral.mean)
@@ -214,8 +216,11 @@ def _every(items: Sequence[int], count: int) -> list[int]:
     return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
 
 
-def _along(path: Sequence[Point], best: int) -> set[int]:
-    """Steps at which the first term had fallen to LEVELS of where it began: weaker edits for the front."""
-    start = path[0].terms.first
-    steps = (next((i for i in range(best) if path[i].terms.first <= level * start), None) for level in LEVELS)
-    return {step for step in steps if step}
+def _weaker(path: Sequence[Point], best: Point) -> list[Point]:
+    """Points at which the first term had just fallen to LEVELS of where it began: weaker edits for the front."""
+    found: list[Point] = []
+    for level in LEVELS if path else ():
+        point = next((p for p in path if p.terms.first <= level * path[0].terms.first), None)
+        if point is not None and point is not path[0] and not any(point is other for other in found):
+            found.append(point)
+    return found

@@ -13,12 +13,11 @@ import optuna
 import torch
 
 from excise.edits import make_plan
-from excise.evaluate.statistics import wilson
 from excise.executor import Resident
 from excise.intervene import Steering, Substitution
 from excise.observer import Observer
 from excise.results import Candidate, Directions, EditPlan, Front, Norm, Round, Writer
-from excise.search.front import choose, pareto
+from excise.search.front import choose, pareto, remaining
 from excise.search.objective import Objective
 from excise.search.rounds import Ground, Wanted
 
@@ -106,5 +105,4 @@ class SamplerSearch:
             )
             said = self.ground.judge(self.executor.generate(self.ground.select, self.wanted.tokens))
         terms = objective.summary(*(torch.cat(column) for column in zip(*results, strict=True)))
-        rate = wilson(sum(row.label in ("shows", "partly", "broken") for row in said), len(said))
-        return Candidate(number, 1, 0.0, plan, terms, rate)
+        return Candidate(number, 1, 0.0, plan, terms, remaining(said))

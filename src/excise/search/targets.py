@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from excise.evaluate.behaviour import Judge
 from excise.executor import Resident
-from excise.results import Answer, Prompt, Reference, References
+from excise.results import Answer, Prompt, Reference
 
 OPENER_TOKENS = 6
 """An opener ends with its first punctuation mark, or after this many tokens where the answers agree that far."""
@@ -61,10 +61,10 @@ def from_openers(
         if not left:
             break
         answers = first if number == 0 else executor.generate(left, limit, prefix=opener)
-        forced = len(executor.model.tokenizer.encode(opener, add_special_tokens=False))
         for judged in judge(answers):
+            prompt = judged.answer.prompt
+            forced = len(executor.model.encode([prompt], opener)[0]) - len(executor.model.encode([prompt])[0])
             if judged.label == "absent" and len(judged.answer.tokens) > forced:
-                prompt = judged.answer.prompt
                 found[prompt] = Reference(prompt, prompt, judged.answer.tokens, forced)
         left = [prompt for prompt in left if prompt not in found]
     return tuple(found[prompt] for prompt in prompts if prompt in found)
@@ -81,17 +81,10 @@ def from_plain(executor: Resident, prompts: Sequence[Prompt], limit: int) -> tup
     )
 
 
-def from_answers(answers: Sequence[Answer]) -> tuple[Reference, ...]:
-    """The model's own answers as they are: the neutral side, or targets from a first coarse edit."""
-    return tuple(Reference(answer.prompt, answer.prompt, answer.tokens, 0) for answer in answers)
-
-
-def spread(references: References, target: int, neutral: int) -> References:
-    """At most so many of each side, evenly taken, for steps that need only a sample."""
-    return References(_every(references.target, target), _every(references.neutral, neutral), references.source)
-
-
-def _every(items: tuple[Reference, ...], count: int) -> tuple[Reference, ...]:
-    if len(items) <= count:
-        return items
-    return tuple(items[index * len(items) // count] for index in range(count))
+def from_answers(answers: Sequence[Answer], forced: int = 0) -> tuple[Reference, ...]:
+    """The model's own answers as they are (neutral side), or an edited model's, whose first token counts as forced."""
+    return tuple(
+        Reference(answer.prompt, answer.prompt, answer.tokens, forced)
+        for answer in answers
+        if len(answer.tokens) > forced
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,11 +55,13 @@ def run(settings: RunSettings, out: Path, observer: Observer | None = None, *, u
 
     A run that going on cannot mend (bad model, bad prompts, nothing to remove) leaves no folder behind.
     """
+    settings = outputs.absolute(settings)
     directory = RunDirectory.create(out, outputs.run_record(settings))
     try:
         return _go(_tell(directory, settings, observer or Silent()), until)
     except (PromptError, BehaviourError, ModelError, SettingsError):
-        shutil.rmtree(directory.path, ignore_errors=True)
+        if not directory.has("references"):
+            shutil.rmtree(directory.path, ignore_errors=True)
         raise
 
 
@@ -90,12 +92,17 @@ class _Keeper:
 
     directory: RunDirectory
     observer: Observer
+    bench: Bench | None = None
+    """Whose facts are saved again where memory made its micro-batches smaller."""
 
     def __call__(self, name: str, cls: type[T], about: str, make: Callable[[], T]) -> T:
         if self.directory.has(name):
             return self.directory.load(name, cls)
         self.observer.stage(name, about)
-        return self.directory.save(name, make())
+        value = self.directory.save(name, make())
+        if self.bench is not None and self.bench.model.facts != self.directory.load("model", ModelFacts):
+            self.directory.save("model", self.bench.model.facts)
+        return value
 
 
 def _tell(directory: RunDirectory, settings: RunSettings, observer: Observer) -> Generator[str, None, Run]:
@@ -107,6 +114,7 @@ def _tell(directory: RunDirectory, settings: RunSettings, observer: Observer) ->
         observer.stage("model", "loading the model and proving its writers")
         bench = stages.set_up(settings, behaviour, observer)
         _same_model(directory, bench)
+        keep = replace(keep, bench=bench)
 
         stats, separation = _measure(keep, bench, prompts)
         yield "separation"
@@ -152,6 +160,9 @@ def _same_model(directory: RunDirectory, bench: Bench) -> None:
         directory.save("model", bench.model.facts)
         return
     before, now = directory.load("model", ModelFacts), bench.model.facts
+    if before.micro_batch < now.micro_batch and bench.settings.micro_batch is None:
+        bench.executor.shrink(before.micro_batch)
+        now = bench.model.facts
     for name in ("fingerprint", "dtype", "device", "micro_batch", "threads"):
         if getattr(before, name) != getattr(now, name):
             raise StoreError(
