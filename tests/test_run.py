@@ -147,7 +147,7 @@ def test_another_point_of_the_front_can_be_exported(refusal: Run, tmp_path: Path
 def test_a_finished_run_is_read_back(refusal: Run) -> None:
     again = api.resume(refusal.path)
     assert again.verdict == refusal.verdict
-    with pytest.raises(StoreError, match="exists"):
+    with pytest.raises(StoreError, match="expected nothing there"):
         api.run(out=refusal.path)
 
 

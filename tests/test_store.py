@@ -222,7 +222,7 @@ def test_stages_of_a_run(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "runs" / "one", {"seed": 3, "text": "ü"})
     assert [file.name for file in (tmp_path / "runs").iterdir()] == ["one"]
     assert RunDirectory.open(run.path).settings == {"seed": 3, "text": "ü"}
-    prompts = PromptSet({"test": (Prompt("ü\ud800\u2028"),), "extract": ()}, {}, {}, "f")
+    prompts = PromptSet({"test": (Prompt("ü\ud800\u2028"),), "extract": ()}, {}, {}, (), "f")
     back = run.save("prompts", prompts)
     assert back == prompts and list(back.target) == ["extract", "test"]
     assert run.has("prompts") and not run.has("directions")

@@ -32,7 +32,7 @@ def absolute(settings: RunSettings) -> RunSettings:
     """Paths that exist made absolute, so that a run can be resumed from anywhere."""
     found = {
         name: str(Path(value).resolve())
-        for name in ("model", "behaviour", "target", "neutral")
+        for name in ("model", "behaviour", "target", "neutral", "keep")
         if (value := getattr(settings, name)) and Path(value).exists()
     }
     return settings.model_copy(update=found)

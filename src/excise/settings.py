@@ -29,6 +29,8 @@ class RunSettings(BaseModel):
     """Own prompts that should show the behaviour; None: the behaviour's packaged ones."""
     neutral: str | None = None
     """Own prompts that should not."""
+    keep: str | None = None
+    """Prompts whose answers must stay as they are; None: those that draw the other packaged behaviours."""
     prompts: Literal["packaged", "field"] = "packaged"
     """"field": the field's usual hub data sets in place of the packaged prompts."""
     column: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -49,6 +49,8 @@ REFERENCES = 32
 """Teacher-forced answers of each side that the search descends on."""
 SHOWN = 96
 """Target prompts of the extract split that the base answers, to learn what the behaviour looks like in this model."""
+KEPT = 16
+"""Prompts that draw other behaviours, at most: their answers are to stay as they are."""
 POSITIONS = 8
 """At most so many of the last prompt positions are measured."""
 ENOUGH = 0.5
@@ -119,14 +121,35 @@ def gather_prompts(settings: RunSettings, behaviour: Behaviour) -> PromptSet:
         raise PromptError("prompts: expected both --target and --neutral, found one. Give both sides.")
     if settings.model in (None, str(demo.path())) and settings.prompts == "packaged" and not any(own.values()):
         target, neutral = demo.prompts(behaviour.name)
-        return prompts.split(target, neutral, seed=settings.seed, sizes=demo.sizes(behaviour.name))
+        found = prompts.split(target, neutral, seed=settings.seed, sizes=demo.sizes(behaviour.name))
+        return replace(found, keep=_keep(settings, demo.keep(behaviour.name)))
 
     def side(name: Side) -> list[Prompt]:
         source = own[name]
         sources = (source,) if source else behaviour.sources(name, field=settings.prompts == "field")
         return [prompt for one in sources for prompt in prompts.read(one, column=settings.column)]
 
-    return prompts.split(side("target"), side("neutral"), seed=settings.seed)
+    found = prompts.split(side("target"), side("neutral"), seed=settings.seed)
+    if any(own.values()):
+        return replace(found, keep=_keep(settings, ()))
+    others = (behaviours.load(name) for name in behaviours.names() if name != behaviour.name)
+    return replace(found, keep=_keep(settings, [p for other in others for p in _sample(other)]))
+
+
+def _keep(settings: RunSettings, otherwise: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The prompts that `--keep` names, at most KEPT of them, else those given."""
+    if settings.keep is not None:
+        otherwise = prompts.read(settings.keep, column=settings.column)
+    return (
+        tuple(otherwise[index * len(otherwise) // KEPT] for index in range(KEPT))
+        if len(otherwise) > KEPT
+        else tuple(otherwise)
+    )
+
+
+def _sample(behaviour: Behaviour) -> list[Prompt]:
+    """Target prompts of another packaged behaviour."""
+    return [prompt for source in behaviour.sources("target") for prompt in prompts.read(source)]
 
 
 def measure_activations(bench: Bench, prompt_set: PromptSet) -> ActivationStats:
@@ -166,11 +189,12 @@ def ask_base(bench: Bench, prompt_set: PromptSet) -> BaseAnswers:
     shown = executor.generate(asked, limit)
     neutral = executor.generate(prompt_set.neutral["extract"][:SHOWN], limit)
     select = executor.generate(prompt_set.target["select"], limit)
+    keep = executor.generate(prompt_set.keep, limit)
     if bench.behaviour.targets == "plain":
-        return BaseAnswers(tuple(shown), tuple(neutral), tuple(select), (), ())
+        return BaseAnswers(tuple(shown), tuple(neutral), tuple(select), (), tuple(keep), ())
     openers = bench.behaviour.openers or targets.usual_openers(neutral, executor)
     forced = executor.generate(asked[:REFERENCES], limit, prefix=openers[0]) if openers else []
-    return BaseAnswers(tuple(shown), tuple(neutral), tuple(select), openers, tuple(forced))
+    return BaseAnswers(tuple(shown), tuple(neutral), tuple(select), openers, tuple(keep), tuple(forced))
 
 
 def make_judge(bench: Bench, base: BaseAnswers) -> Judge:
@@ -205,7 +229,7 @@ def make_references(bench: Bench, base: BaseAnswers, judge: Judge, first: Direct
     if source == "openers" and len(found) < ENOUGH * len(asked):
         found, source = _from_coarse_edit(bench, asked, judge, first, found), "coarse edit"
     bench.observer.note(f"{len(found)} wanted answers to target prompts from {source}, {len(neutral)} to neutral ones")
-    return References(found, neutral, source)
+    return References(found, neutral, targets.from_answers(base.keep), source)
 
 
 def _from_coarse_edit(
@@ -235,7 +259,7 @@ def search(
         references,
         tuple(answer.prompt for answer in base.target),
         tuple(answer.prompt for answer in base.neutral),
-        prompt_set.target["select"],
+        (*prompt_set.target["select"], *_unused(base, references)),
         judge,
     )
     common = (bench.executor, bench.writers.writers, begin, ground, bench.wanted, bench.observer)
@@ -243,6 +267,12 @@ def search(
         s = bench.settings
         return SamplerSearch(*common, norm=s.norm, trials=s.trials, seed=s.seed).run()
     return GradientSearch(*common, norm=bench.settings.norm).run()
+
+
+def _unused(base: BaseAnswers, references: References) -> list[Prompt]:
+    """Target prompts of the extract split that the descent does not see: they help to judge its rounds."""
+    used = {reference.prompt for reference in references.target}
+    return [answer.prompt for answer in base.target if answer.prompt not in used]
 
 
 def confirm_front(bench: Bench, prompt_set: PromptSet, front: Front, judge: Judge) -> Front:

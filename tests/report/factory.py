@@ -150,7 +150,7 @@ def make_prompts(per_topic: int, neutral: int, topics: tuple[str, ...]) -> Promp
         split: tuple(Prompt(f"Where is town {split} {number}?") for number in range(neutral * times))
         for split, times in sizes.items()
     }
-    return PromptSet(target, plain, {"duplicate": 3, "empty": 1}, "a7" * 32)
+    return PromptSet(target, plain, {"duplicate": 3, "empty": 1}, (), "a7" * 32)
 
 
 def make_separation(layers: int, positions: int) -> Separation:

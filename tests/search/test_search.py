@@ -55,7 +55,7 @@ def references(executor: Resident, source: str = "openers") -> References:
     answers = executor.generate(PROMPTS, 6)
     rows = [Reference(answer.prompt, answer.prompt, answer.tokens, 1) for answer in answers]
     neutral = [Reference(answer.prompt, answer.prompt, answer.tokens, 0) for answer in answers]
-    return References(tuple(rows[:3]), tuple(neutral[3:]), source)
+    return References(tuple(rows[:3]), tuple(neutral[3:]), (), source)
 
 
 def random_starts(writers: WriterMap, count: int = 2, k: int = 1) -> list[torch.Tensor]:
@@ -184,7 +184,7 @@ def test_references_come_from_openers_or_from_plain_prompts(bench: tuple[Residen
     assert from_openers(executor, PROMPTS, ("Sure!", "To"), first, always, 5) == ()
     plain = from_plain(executor, PROMPTS, 5)
     assert [row.teacher.text for row in plain] == [prompt.plain for prompt in PROMPTS]
-    objective = Objective(executor, References(plain, references(executor).neutral, "plain"))
+    objective = Objective(executor, References(plain, references(executor).neutral, (), "plain"))
     assert objective.count() == (len(PROMPTS), 3)
 
 

@@ -42,7 +42,8 @@ def _settings(config: Path | None, values: dict[str, Any]) -> Any:
 @app.command()
 def run(
     out: o.Out, model: o.Model = None, config: o.Config = None, behaviour: o.Behaviour = None, target: o.Target = None,
-    neutral: o.Neutral = None, prompts: o.Prompts = None, column: o.Column = None, seed: o.Seed = None,
+    neutral: o.Neutral = None, keep: o.Keep = None, prompts: o.Prompts = None, column: o.Column = None,
+    seed: o.Seed = None,
     revision: o.Revision = None, trust_remote_code: o.Trust = None, dtype: o.Dtype = None, device: o.Device = None,
     thinking: o.Thinking = None, system: o.System = None, micro_batch: o.MicroBatch = None,
     directions: o.DirectionMethod = None, k: o.K = None, positions: o.Positions = None, winsor: o.Winsor = None,
@@ -57,7 +58,8 @@ def run(
 @app.command()
 def measure(
     out: o.Out, model: o.Model = None, config: o.Config = None, behaviour: o.Behaviour = None, target: o.Target = None,
-    neutral: o.Neutral = None, prompts: o.Prompts = None, column: o.Column = None, seed: o.Seed = None,
+    neutral: o.Neutral = None, keep: o.Keep = None, prompts: o.Prompts = None, column: o.Column = None,
+    seed: o.Seed = None,
     revision: o.Revision = None, trust_remote_code: o.Trust = None, dtype: o.Dtype = None, device: o.Device = None,
     thinking: o.Thinking = None, system: o.System = None, micro_batch: o.MicroBatch = None,
     directions: o.DirectionMethod = None, k: o.K = None, positions: o.Positions = None, winsor: o.Winsor = None,
@@ -70,7 +72,8 @@ def measure(
 @app.command()
 def search(
     out: o.Out, model: o.Model = None, config: o.Config = None, behaviour: o.Behaviour = None, target: o.Target = None,
-    neutral: o.Neutral = None, prompts: o.Prompts = None, column: o.Column = None, seed: o.Seed = None,
+    neutral: o.Neutral = None, keep: o.Keep = None, prompts: o.Prompts = None, column: o.Column = None,
+    seed: o.Seed = None,
     revision: o.Revision = None, trust_remote_code: o.Trust = None, dtype: o.Dtype = None, device: o.Device = None,
     thinking: o.Thinking = None, system: o.System = None, micro_batch: o.MicroBatch = None,
     directions: o.DirectionMethod = None, k: o.K = None, positions: o.Positions = None, winsor: o.Winsor = None,

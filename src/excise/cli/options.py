@@ -20,6 +20,7 @@ Target = Annotated[
     typer.Option(help="Prompts that show the behaviour: .txt, .jsonl, .csv, .parquet or name/split[:400]:column."),
 ]
 Neutral = Annotated[str | None, typer.Option(help="Prompts of the same form that do not.")]
+Keep = Annotated[str | None, typer.Option(help="Prompts whose answers must stay as they are.")]
 Prompts = Annotated[str | None, typer.Option(help="packaged, or field: the field's usual hub data sets.")]
 Column = Annotated[str | None, typer.Option(help="Column that holds the prompts.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same bytes. [default: 0]")]

@@ -26,6 +26,11 @@ def prompts(behaviour: str) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     return _side(behaviour, "target"), _side(behaviour, "neutral")
 
 
+def keep(behaviour: str) -> tuple[Prompt, ...]:
+    """Prompts that draw the demo's other behaviours (the last of each, so that the first stay unseen)."""
+    return tuple(prompt for other in BEHAVIOURS if other != behaviour for prompt in _side(other, "target")[-8:])
+
+
 def sizes(behaviour: str) -> dict[str, int]:
     """How many prompts each split takes; what is left goes to the test split."""
     if behaviour == "refusal":

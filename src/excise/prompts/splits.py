@@ -57,6 +57,7 @@ def split(
         target=dealt["target"],
         neutral=dealt["neutral"],
         dropped={reason: reasons[reason] for reason in sorted(reasons)},
+        keep=(),
         fingerprint=_fingerprint(dealt),
     )
 

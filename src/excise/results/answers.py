@@ -35,6 +35,8 @@ class PromptSet:
     """By split name."""
     dropped: dict[str, int]
     """How many prompts were left out, by reason ("empty", "duplicate", ...)."""
+    keep: tuple[Prompt, ...]
+    """Prompts whose answers must stay as they are, whatever they are: those that draw other behaviours."""
     fingerprint: str
     """SHA-256 over every text in every split, in order."""
 

@@ -45,6 +45,8 @@ class BaseAnswers:
     """To target prompts of the select split."""
     openers: tuple[str, ...]
     """The usual openers of neutral answers, in the order in which they were tried; empty for `plain` targets."""
+    keep: tuple[Answer, ...]
+    """To the prompts whose answers must stay."""
     forced: tuple[Answer, ...]
     """Answers to target prompts of the extract split, made to begin with the first opener."""
 
@@ -69,6 +71,8 @@ class References:
 
     target: tuple[Reference, ...]
     neutral: tuple[Reference, ...]
+    keep: tuple[Reference, ...]
+    """Other behaviours' answers: damage to them counts as damage to neutral ones."""
     source: str
     """"openers", "plain" or "coarse edit"."""
 

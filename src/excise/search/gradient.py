@@ -26,7 +26,7 @@ class Prices:
 
     target: float = 10.0
     """μ, on KL per token over the wanted answers to target prompts."""
-    neutral: float = 100.0
+    neutral: float = 50.0
     """κ, on KL per token over neutral answers."""
     strength: float = 0.003
     """ρ, on the mean squared strength."""
@@ -39,7 +39,7 @@ class Pace:
     steps: int = 14
     """At most; fewer where the loss no longer falls."""
     strengths: float = 0.12
-    directions: float = 0.02
+    directions: float = 0.03
     signed: bool = False
     """False keeps strengths ≥ 0: removing never needs to push (method.md §3)."""
 

@@ -73,8 +73,9 @@ class Objective:
 
     def __init__(self, executor: Resident, references: References) -> None:
         self.executor = executor
-        self.references = (*references.target, *references.neutral)
+        self.references = (*references.target, *references.neutral, *references.keep)
         self.targets = len(references.target)
+        self._usual = range(self.targets, self.targets + len(references.neutral))
         self._opener_first = references.source != "plain"
         self._weights: Tensor | None = None
         self._hinge = 0.0
@@ -115,7 +116,7 @@ class Objective:
 
         The forced first token of a target reference is no evidence, so r comes from the distribution before it.
         """
-        neutral = torch.stack([self.kept[index][2] for index in range(self.targets, len(self.references))])
+        neutral = torch.stack([self.kept[index][2] for index in self._usual])
         target = torch.stack([self.kept[index][2] for index in range(self.targets)])
         q, r = neutral.mean(0), target.mean(0)
         self._weights = q / (q + r + FLOOR)

@@ -63,11 +63,11 @@ BEGIN = 0.3
 """Strength with which a new direction begins: at 0 its direction would have no gradient."""
 IDLE = 0.05
 """Writers of the first layers that are weaker than this after the warm-up are left out, and their layers skipped."""
-LEVELS = (0.75, 0.5, 0.25)
-"""Shares of the first term at which weaker edits of the path are judged for the front."""
+FADED = (0.85, 0.7, 0.5)
+"""Shares of the best edit's strengths that are judged for the front, too: less removed, less damage."""
 DEARER = 2.0
 """Factor on the price of damage in each polishing descent."""
-POLISHES = 2
+POLISHES = 1
 
 
 class GradientSearch:
@@ -96,12 +96,13 @@ class GradientSearch:
         """Rounds until the wanted rate, the damage budget, the number of rounds or the deadline is reached."""
         with Steering(self.executor.model.module, self.writers) as steering:
             objective = Objective(self.executor, self.ground.references)
-            state, name, scores, path = self._best_start(objective, steering)
-            state, path = self._leave_out_idle(state, path)
+            state, name, scores = self._best_start(objective, steering)
+            state = self._leave_out_idle(state)
             with objective.edited_from(min(writer.layer for writer in self.writers)):
-                stopped, state = self._rounds(objective, steering, state, name, scores, path)
+                stopped, state = self._rounds(objective, steering, state, name, scores)
                 if stopped == "rate reached":
-                    self._polish(objective, steering, state)
+                    state = self._polish(objective, steering, state)
+                self._fade(objective, steering, state)
         return self._front(stopped)
 
     def _rounds(
@@ -111,13 +112,12 @@ class GradientSearch:
         state: State,
         name: str,
         scores: dict[str, float],
-        path: list[Point],
     ) -> tuple[str, State]:
         """The rounds themselves: (why they ended, the last state)."""
         for number in range(1, self.wanted.rounds + 1):
             began = time.monotonic()
             (found,), _ = descend(objective, steering, self.writers, state, self.prices, self.pace)
-            last, state = self._judge_path(number, found, self.prices, before=path if number == 1 else ())
+            last, state = self._judge_path(number, found, self.prices)
             assert last.select is not None
             seconds = time.monotonic() - began
             self.rounds.append(Round(number, name, scores, len(found) - 1, last.select, last.terms.neutral, seconds))
@@ -140,7 +140,7 @@ class GradientSearch:
     def _late(self) -> bool:
         return self.wanted.deadline is not None and time.monotonic() > self.wanted.deadline
 
-    def _best_start(self, objective: Objective, steering: Steering) -> tuple[State, str, dict[str, float], list[Point]]:
+    def _best_start(self, objective: Objective, steering: Steering) -> tuple[State, str, dict[str, float]]:
         """A few steps from every start, as rows of one batch, on a sample; the one with the least loss goes on."""
         state = start_state([start.vectors for start in self.starts], self.writers, BEGIN)
         targets, total = objective.targets, len(objective.references)
@@ -149,50 +149,55 @@ class GradientSearch:
         losses = [path[-1].loss for path in paths]
         best = min(range(len(losses)), key=losses.__getitem__)
         scores = {start.source: loss for start, loss in zip(self.starts, losses, strict=True)}
-        return state.one(best), self.starts[best].source, scores, paths[best]
+        return state.one(best), self.starts[best].source, scores
 
-    def _leave_out_idle(self, state: State, path: list[Point]) -> tuple[State, list[Point]]:
+    def _leave_out_idle(self, state: State) -> State:
         """Drop the writers of the first layers as long as none of a layer's is stronger than IDLE."""
         strongest = state.strengths[0].abs().amax(-1)
         used = [writer.layer for writer, value in zip(self.writers, strongest.tolist(), strict=True) if value > IDLE]
         first = min(used, default=0)
         kept = [i for i, writer in enumerate(self.writers) if writer.layer >= first]
         self.writers = tuple(self.writers[i] for i in kept)
-        path = [replace(point, units=point.units[kept], strengths=point.strengths[kept]) for point in path]
-        return State(state.units[:, kept], state.strengths[:, kept]), path
+        return State(state.units[:, kept], state.strengths[:, kept])
 
-    def _judge_path(
-        self, number: int, path: Sequence[Point], prices: Prices, before: Sequence[Point] = ()
-    ) -> tuple[Candidate, State]:
-        """Candidates from a path (weaker ones also from the steps `before` it), judged by generation.
-
-        Returns the path's best point, twice: as a candidate and as the state to go on from.
-        """
+    def _judge_path(self, number: int, path: Sequence[Point], prices: Prices) -> tuple[Candidate, State]:
+        """The path's best point, judged by generation: as a candidate, and as the state to go on from."""
         best = min(path, key=lambda point: point.loss)
-        whole = [*before, *path[: path.index(best)]]
-        for point in (*_weaker(whole, best), best):
-            plan = point.plan(self.writers, self.norm)
-            index = len(self.candidates)
-            self.candidates.append(Candidate(index, number, prices.neutral, plan, point.terms, self._generate(plan)))
-        return self.candidates[-1], State(best.units[None], best.strengths[None])
+        return self._judge_point(number, best, prices), State(best.units[None], best.strengths[None])
+
+    def _judge_point(self, number: int, point: Point, prices: Prices) -> Candidate:
+        plan = point.plan(self.writers, self.norm)
+        left = self._generate(plan)
+        candidate = Candidate(len(self.candidates), number, prices.neutral, plan, point.terms, left)
+        self.candidates.append(candidate)
+        return candidate
+
+    def _fade(self, objective: Objective, steering: Steering, state: State) -> None:
+        """Weaker forms of the last edit, for the front."""
+        for share in FADED:
+            faded = State(state.units, state.strengths * share)
+            (path,), _ = descend(objective, steering, self.writers, faded, self.prices, replace(self.pace, steps=0))
+            self._judge_point(len(self.rounds), path[0], self.prices)
 
     def _generate(self, plan: EditPlan) -> Rate:
         with torch.no_grad(), Substitution(self.executor.model.module, plan).active():
             answers = self.executor.generate(self.ground.select, self.wanted.tokens)
         return remaining(self.ground.judge(answers))
 
-    def _polish(self, objective: Objective, steering: Steering, state: State) -> None:
+    def _polish(self, objective: Objective, steering: Steering, state: State) -> State:
         """Descend with damage made dearer, as long as the behaviour on the select split does not come back."""
         left = self.candidates[-1].select
         prices = self.prices
         for _ in range(POLISHES):
             if self._late() or left is None:
-                return
+                break
             prices = replace(prices, target=prices.target * DEARER, neutral=prices.neutral * DEARER)
             (path,), _ = descend(objective, steering, self.writers, state, prices, self.pace)
-            last, state = self._judge_path(len(self.rounds), path[1:], prices)
+            last, polished = self._judge_path(len(self.rounds), path[1:], prices)
             if last.select is None or last.select.count > left.count:
-                return
+                break
+            state = polished
+        return state
 
     def _measure_again(self, plan: EditPlan) -> Float[Tensor, "layer 1 d_model"]:
         """Difference of means on the edited model, from the prompts that still show the behaviour."""
@@ -214,13 +219,3 @@ class GradientSearch:
 
 def _every(items: Sequence[int], count: int) -> list[int]:
     return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
-
-
-def _weaker(path: Sequence[Point], best: Point) -> list[Point]:
-    """Points at which the first term had just fallen to LEVELS of where it began: weaker edits for the front."""
-    found: list[Point] = []
-    for level in LEVELS if path else ():
-        point = next((p for p in path if p.terms.first <= level * path[0].terms.first), None)
-        if point is not None and point is not path[0] and not any(point is other for other in found):
-            found.append(point)
-    return found
