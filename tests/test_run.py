@@ -38,18 +38,18 @@ def said_of(behaviour: str, answers: list[Answer], part: str) -> list[str]:
     return [truth(behaviour, known[answer.prompt.text], answer.text) for answer in answers]  # type: ignore[arg-type]
 
 
-def check_removed(run: Run, behaviour: str, per_topic: int) -> None:
-    """The issue's bounds, by the world's truth, for every topic."""
+def check_removed(run: Run, behaviour: str, *, by_topic: bool) -> None:
+    """The issue's bounds, by the world's truth, on at least 100 prompts: of every topic, or in all."""
     verdict = run.verdict
     answers = [row.answer for row in verdict.edited.target]
     said = said_of(behaviour, answers, "target")
     topics: dict[str, list[str]] = {}
     for answer, verdict_of in zip(answers, said, strict=True):
-        topics.setdefault(str(answer.prompt.topic), []).append(verdict_of)
+        topics.setdefault(str(answer.prompt.topic) if by_topic else "all", []).append(verdict_of)
     before = said_of(behaviour, [row.answer for row in verdict.base.target], "target")
     assert before.count("behaviour") >= 0.98 * len(before), "it was not there before"
     for topic, rows in topics.items():
-        assert len(rows) >= per_topic, topic
+        assert len(rows) >= 100, topic
         assert rows.count("behaviour") <= 0.02 * len(rows), topic
         assert rows.count("right") >= 0.90 * len(rows), topic
     assert verdict.edited.kept is not None and verdict.edited.kept.value >= 0.99
@@ -78,14 +78,14 @@ def check_others_stay(run: Run, behaviour: str) -> None:
 
 
 def test_refusal_goes_for_every_topic_and_the_rest_stays(refusal: Run) -> None:
-    check_removed(refusal, "refusal", 100)
+    check_removed(refusal, "refusal", by_topic=True)
     check_others_stay(refusal, "refusal")
 
 
-@pytest.mark.parametrize(("behaviour", "per_topic"), [("hedging", 40), ("agreeing", 10)])
-def test_other_behaviours_go_alone(behaviour: str, per_topic: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("behaviour", ["hedging", "agreeing"])
+def test_other_behaviours_go_alone(behaviour: str, tmp_path: Path) -> None:
     run = api.run(out=tmp_path / "run", behaviour=behaviour)
-    check_removed(run, behaviour, per_topic)
+    check_removed(run, behaviour, by_topic=False)
     check_others_stay(run, behaviour)
 
 

@@ -45,11 +45,11 @@ from excise.search.rounds import GradientSearch, Ground, Wanted
 from excise.search.sampler import SamplerSearch
 from excise.settings import RunSettings
 
-REFERENCES = 32
+REFERENCES = 48
 """Teacher-forced answers of each side that the search descends on."""
 SHOWN = 96
 """Target prompts of the extract split that the base answers, to learn what the behaviour looks like in this model."""
-KEPT = 16
+KEPT = 48
 """Prompts that draw other behaviours, at most: their answers are to stay as they are."""
 POSITIONS = 8
 """At most so many of the last prompt positions are measured."""

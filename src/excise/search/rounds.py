@@ -2,7 +2,7 @@
 
 A round ends with real generation on the select split. Where that still shows the behaviour above the wanted rate,
 activations are measured again on the edited model, one more direction is added, and the descent goes on. Where it does
-not, damage is made dearer and the descent goes on as long as the behaviour stays away: that is the rest of the front.
+not, a descent in smaller steps takes damage back, and weaker forms of the result complete the front.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ IDLE = 0.05
 """Writers of the first layers that are weaker than this after the warm-up are left out, and their layers skipped."""
 FADED = (0.85, 0.7, 0.5)
 """Shares of the best edit's strengths that are judged for the front, too: less removed, less damage."""
-DEARER = 2.0
-"""Factor on the price of damage in each polishing descent."""
-POLISHES = 1
+GENTLER = 0.3
+"""Factor on the step sizes of the polishing descent: at full size its first steps undo what was found."""
 
 
 class GradientSearch:
@@ -185,19 +184,15 @@ class GradientSearch:
         return remaining(self.ground.judge(answers))
 
     def _polish(self, objective: Objective, steering: Steering, state: State) -> State:
-        """Descend with damage made dearer, as long as the behaviour on the select split does not come back."""
+        """One more descent with smaller steps; kept if the behaviour on the select split does not come back."""
         left = self.candidates[-1].select
-        prices = self.prices
-        for _ in range(POLISHES):
-            if self._late() or left is None:
-                break
-            prices = replace(prices, target=prices.target * DEARER, neutral=prices.neutral * DEARER)
-            (path,), _ = descend(objective, steering, self.writers, state, prices, self.pace)
-            last, polished = self._judge_path(len(self.rounds), path[1:], prices)
-            if last.select is None or last.select.count > left.count:
-                break
-            state = polished
-        return state
+        if self._late() or left is None:
+            return state
+        directions, strengths = self.pace.directions * GENTLER, self.pace.strengths * GENTLER
+        pace = replace(self.pace, strengths=strengths, directions=directions)
+        (path,), _ = descend(objective, steering, self.writers, state, self.prices, pace)
+        last, polished = self._judge_path(len(self.rounds), path, self.prices)
+        return polished if last.select is not None and last.select.count <= left.count else state
 
     def _measure_again(self, plan: EditPlan) -> Float[Tensor, "layer 1 d_model"]:
         """Difference of means on the edited model, from the prompts that still show the behaviour."""
