@@ -49,7 +49,7 @@ REFERENCES = 48
 """Teacher-forced answers of each side that the search descends on."""
 SHOWN = 96
 """Target prompts of the extract split that the base answers, to learn what the behaviour looks like in this model."""
-KEPT = 48
+KEPT = 16
 """Prompts that draw other behaviours, at most: their answers are to stay as they are."""
 POSITIONS = 8
 """At most so many of the last prompt positions are measured."""

@@ -28,7 +28,7 @@ def prompts(behaviour: str) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
 
 def keep(behaviour: str) -> tuple[Prompt, ...]:
     """Prompts that draw the demo's other behaviours (the last of each, so that the first stay unseen)."""
-    return tuple(prompt for other in BEHAVIOURS if other != behaviour for prompt in _side(other, "target")[-24:])
+    return tuple(prompt for other in BEHAVIOURS if other != behaviour for prompt in _side(other, "target")[-8:])
 
 
 def sizes(behaviour: str) -> dict[str, int]:
