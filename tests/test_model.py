@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import CHATML, make_tokenizer
 from excise.chat import Chat
 from excise.errors import ExciseError, ModelError, PromptError, SettingsError, SpaceError
 from excise.model import load
 from excise.placement import choose_dtype, choose_lanes, free_memory
 from excise.results import Prompt
+from tiny import CHATML, make_tokenizer
 
 Maker = Callable[..., Path]
 QWEN3 = (

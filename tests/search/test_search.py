@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from conftest import save_tiny
 from excise.architecture import find_writers
 from excise.checkpoint import open_index
 from excise.evaluate.drift import answer_log_probs, divergences
@@ -36,6 +35,7 @@ from excise.search.objective import Objective, divergence, kept_log_probs
 from excise.search.rounds import GradientSearch, Ground, Wanted
 from excise.search.sampler import SamplerSearch
 from excise.search.targets import from_openers, from_plain, usual_openers
+from tiny import save_tiny
 
 PROMPTS = [
     Prompt(f"Where is the {thing}?", plain=f"the {thing}") for thing in ("mill", "oar", "rope", "lamp", "tar", "sea")
