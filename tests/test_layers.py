@@ -19,6 +19,7 @@ ORDER = (
     {"evaluate"},
     {"activations"},
     {"search"},
+    {"gather"},
     {"stages"},
     {"outputs", "judging", "hub"},
     {"story"},

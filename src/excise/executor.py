@@ -247,7 +247,7 @@ class Resident:
         """Run smaller micro-batches from now on, recorded in the model's facts and in `notes`."""
         self.micro_batch = micro_batch
         self.model.facts = replace(self.model.facts, micro_batch=micro_batch)
-        self.notes.append(f"out of memory: micro-batch made smaller, {micro_batch} rows")
+        self.notes.append(f"out of memory: micro-batch halved to {micro_batch}")
 
     def _answer(self, prompt: Prompt, begun: list[int], found: Continuation) -> Answer:
         tokens = (*begun, *found.tokens)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from excise import architecture, behaviours, demo, prompts
+from excise import architecture, behaviours, demo
 from excise.activations import measure, separation
-from excise.behaviours import Behaviour, Side
+from excise.behaviours import Behaviour
 from excise.checkpoint import Entry, open_index
 from excise.checkpoint.tensors import DTYPES
 from excise.directions import METHODS, NEEDS_COVARIANCE, starts
@@ -20,6 +20,7 @@ from excise.evaluate.behaviour import Judge, build_judge
 from excise.evaluate.drift import drift
 from excise.evaluate.score import score
 from excise.executor import Resident
+from excise.gather import gather_prompts as gather_prompts
 from excise.intervene import Substitution
 from excise.model import Model, load
 from excise.observer import Observer
@@ -49,8 +50,6 @@ REFERENCES = 48
 """Teacher-forced answers of each side that the search descends on."""
 SHOWN = 96
 """Target prompts of the extract split that the base answers, to learn what the behaviour looks like in this model."""
-KEPT = 16
-"""Prompts that draw other behaviours, at most: their answers are to stay as they are."""
 POSITIONS = 8
 """At most so many of the last prompt positions are measured."""
 ENOUGH = 0.5
@@ -112,44 +111,6 @@ def _stored_dtype(entry: Entry) -> torch.dtype:
             "Convert the checkpoint to BF16 first."
         )
     return DTYPES[entry.dtype]
-
-
-def gather_prompts(settings: RunSettings, behaviour: Behaviour) -> PromptSet:
-    """Own prompts, the demo's, the field's, or the packaged ones, dealt into splits."""
-    own = {"target": settings.target, "neutral": settings.neutral}
-    if any(own.values()) and not all(own.values()):
-        raise PromptError("prompts: expected both --target and --neutral, found one. Give both sides.")
-    if settings.model in (None, str(demo.path())) and settings.prompts == "packaged" and not any(own.values()):
-        target, neutral = demo.prompts(behaviour.name)
-        found = prompts.split(target, neutral, seed=settings.seed, sizes=demo.sizes(behaviour.name))
-        return replace(found, keep=_keep(settings, demo.keep(behaviour.name)))
-
-    def side(name: Side) -> list[Prompt]:
-        source = own[name]
-        sources = (source,) if source else behaviour.sources(name, field=settings.prompts == "field")
-        return [prompt for one in sources for prompt in prompts.read(one, column=settings.column)]
-
-    found = prompts.split(side("target"), side("neutral"), seed=settings.seed)
-    if any(own.values()):
-        return replace(found, keep=_keep(settings, ()))
-    others = (behaviours.load(name) for name in behaviours.names() if name != behaviour.name)
-    return replace(found, keep=_keep(settings, [p for other in others for p in _sample(other)]))
-
-
-def _keep(settings: RunSettings, otherwise: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The prompts that `--keep` names, at most KEPT of them, else those given."""
-    if settings.keep is not None:
-        otherwise = prompts.read(settings.keep, column=settings.column)
-    return (
-        tuple(otherwise[index * len(otherwise) // KEPT] for index in range(KEPT))
-        if len(otherwise) > KEPT
-        else tuple(otherwise)
-    )
-
-
-def _sample(behaviour: Behaviour) -> list[Prompt]:
-    """Target prompts of another packaged behaviour."""
-    return [prompt for source in behaviour.sources("target") for prompt in prompts.read(source)]
 
 
 def measure_activations(bench: Bench, prompt_set: PromptSet) -> ActivationStats:
