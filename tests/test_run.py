@@ -81,7 +81,11 @@ def test_refusal_goes_for_every_topic(refusal: Run) -> None:
     check_removed(refusal, "refusal", by_topic=True)
 
 
-@pytest.mark.xfail(reason="open: hedging falls to 79% of its prompts when refusal is removed, see docs/log.md")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="open: hedging falls to 79% of its prompts when refusal is removed, see docs/log.md",
+)
 def test_the_other_behaviours_stay_when_refusal_goes(refusal: Run) -> None:
     check_others_stay(refusal, "refusal")
 
